@@ -1,0 +1,1 @@
+"""What every layer stands on: errors, time, durable files, limits, crash points."""

@@ -1,0 +1,1 @@
+"""The secondsite command: one function a command."""

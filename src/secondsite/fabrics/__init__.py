@@ -1,0 +1,1 @@
+"""Providers of machines: the protocols in base.py, one package each behind them."""

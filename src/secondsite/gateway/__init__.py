@@ -1,0 +1,1 @@
+"""The data path at one site: capture, ship, receive, serve, recover."""

@@ -1,0 +1,1 @@
+"""The replica: segments, the chain of points, views over a base."""

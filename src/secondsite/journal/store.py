@@ -1,0 +1,105 @@
+"""The object store protocol: immutable objects, created once, and the errors every backend shares.
+
+Contract (tests/contract/test_stores.py runs it on every backend):
+
+* An object appears whole or not at all, is durable when the call returns, and never changes.
+* Creating a name that exists raises `ObjectExists`, also under races: exactly one creator wins.
+* `list` gives names in ascending order of their bytes; an object created before the call is in it.
+* Names are slash-separated parts of ``[a-z0-9._-]``; backends refuse others (`InvalidInput`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Protocol
+
+from secondsite.base.errors import Outcome, SecondsiteError
+
+
+class ObjectMissing(SecondsiteError):
+    """No object has this name."""
+
+    code = "store.object-missing"
+    outcome = Outcome.DAMAGED
+    happened = "The object {key} is not in the store {store}."
+    cause = "It was deleted outside secondsite, or the store was restored from an older copy."
+    action = "Run `secondsite segment verify` on the store; points that need the object cannot be read."
+
+
+class ObjectExists(SecondsiteError):
+    """The name is taken; for records that is how a race is lost."""
+
+    code = "store.object-exists"
+    outcome = Outcome.REFUSED
+    happened = "The object {key} is in the store {store} already."
+    cause = "Another writer was first, or the same call was made twice."
+    action = "None: the caller reads what is there and goes on from it."
+
+
+class StoreFull(SecondsiteError):
+    """No room."""
+
+    code = "store.full"
+    outcome = Outcome.UNAVAILABLE
+    happened = "The store {store} has no room for {key}."
+    cause = "The volume is full, or its quota is reached."
+    action = "Add room or shorten the retention; replication waits and goes on by itself."
+
+
+class StoreUnavailable(SecondsiteError):
+    """The backend failed in a way that may pass."""
+
+    code = "store.unavailable"
+    outcome = Outcome.UNAVAILABLE
+    happened = "The store {store} failed at {key}: {why}."
+    cause = "A disk or network error beneath the store."
+    action = "Check the volume or the network; replication waits and goes on by itself."
+
+
+class StagedObject(Protocol):
+    """An object being written; not visible before `publish`. Its bytes so far survive a restart."""
+
+    @property
+    def offset(self) -> int:
+        """Bytes staged so far; the next `append` continues there."""
+
+    def append(self, data: bytes | bytearray | memoryview) -> None:
+        """Add bytes at the end."""
+
+    def publish(self) -> None:
+        """Make it durable and visible, at once. Raises ObjectExists (the staged bytes are dropped then)."""
+
+    def discard(self) -> None:
+        """Drop the staged bytes."""
+
+    def close(self) -> None:
+        """Let go of it for now; `stage` with the same key resumes."""
+
+
+class ObjectStore(Protocol):
+    """Where journals live."""
+
+    @property
+    def url(self) -> str:
+        """How to open it again, without secrets, e.g. ``file:///srv/replicas``."""
+
+    def put(self, key: str, data: bytes | bytearray | memoryview) -> None:
+        """Create an object. Raises ObjectExists, StoreFull, StoreUnavailable."""
+
+    def stage(self, key: str) -> StagedObject:
+        """Begin an object, or resume one staged earlier under the same key (one stager at a time)."""
+
+    def get(self, key: str, *, size_bytes_max: int) -> bytes:
+        """A whole object. Raises ObjectMissing, FileTooLarge."""
+
+    def read(self, key: str, start: int, length: int) -> bytes:
+        """Exactly `length` bytes from `start`; raises ObjectMissing, or EOFError past the end."""
+
+    def size(self, key: str) -> int:
+        """An object's size in bytes. Raises ObjectMissing."""
+
+    def list(self, prefix: str, *, after: str = "") -> Iterator[str]:
+        """Names that start with `prefix` (a whole part, ending in ``/``) and sort after `after`."""
+
+    def delete(self, key: str) -> None:
+        """Remove an object, durable; absent is fine."""

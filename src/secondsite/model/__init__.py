@@ -1,0 +1,1 @@
+"""Nouns and decisions without I/O: identities, extents, machines, points, events."""

@@ -1,0 +1,88 @@
+"""Recovery points and epoch claims: the two kinds of record that share one sequence of numbers a machine."""
+
+from __future__ import annotations
+
+import enum
+
+import msgspec
+
+from secondsite.model.ids import DiskId, KeyId, MachineId, SegmentId
+
+
+class Consistency(enum.Enum):
+    """What a point's instant promises (names of the field; labels are earned, architecture's rule 14)."""
+
+    CRASH = "CrashConsistent"
+    FILE_SYSTEM = "FileSystemConsistent"
+    APPLICATION = "ApplicationConsistent"
+
+
+class SegmentRef(msgspec.Struct, frozen=True, kw_only=True):
+    """A segment as a manifest names it."""
+
+    disk: DiskId
+    id: SegmentId
+    epoch: int
+    stored_bytes: int  # the object's size
+    data_bytes: int  # guest bytes it describes, zeros included
+    hash: str  # blake3 of the whole object, 64 hexadecimal digits
+
+
+class DiskState(msgspec.Struct, frozen=True, kw_only=True):
+    """One disk at a point."""
+
+    id: DiskId
+    size_bytes: int
+    key_id: KeyId
+    # Position-bound multiset hash of the disk's content, 32 hexadecimal digits; None: not known yet.
+    fingerprint: str | None = None
+
+
+class PointProposal(msgspec.Struct, frozen=True, kw_only=True):
+    """What a source asks to have committed: all that a manifest holds but its place in the chain."""
+
+    machine: MachineId
+    machine_name: str
+    epoch: int
+    nonce: str  # 32 hexadecimal digits, random: a proposal sent twice is committed once
+    checkpoint: str  # the source's own name of the instant, kept until the point is committed
+    parent_checkpoint: str | None  # the instant the changes are counted from; None: a first copy
+    asked_at: str  # RFC 3339 UTC, when the instant was asked for
+    given_at: str  # and when it was given
+    consistency: Consistency
+    disks: tuple[DiskState, ...]
+    segments: tuple[SegmentRef, ...]  # in writing order: later ones win
+    definition: bytes  # a sealed `Definition`, see journal.sealed
+    changed_bytes: int = 0  # as the source's tracking counted, before hashing dropped anything
+    frozen_seconds: float | None = None
+
+
+class Point(PointProposal, frozen=True, kw_only=True):
+    """A committed recovery point."""
+
+    number: int
+    previous_hash: str  # blake3 of the record with the number before; 64 zeros for number 1
+    committed_at: str
+
+    @property
+    def sent_bytes(self) -> int:
+        """Stored bytes of its segments."""
+        return sum(segment.stored_bytes for segment in self.segments)
+
+
+class Claim(msgspec.Struct, frozen=True, kw_only=True):
+    """An epoch claim: from its number on, only points of its epoch count."""
+
+    machine: MachineId
+    machine_name: str
+    number: int
+    previous_hash: str
+    epoch: int
+    claimant: str  # who writes from now on, e.g. a gateway's name
+    reason: str  # first copy, resync, failover, reversal, roll-back
+    nonce: str
+    claimed_at: str
+
+
+Record = Point | Claim
+ZERO_HASH = "0" * 64

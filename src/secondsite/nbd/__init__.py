@@ -1,0 +1,1 @@
+"""The Network Block Device protocol: client and server."""

@@ -1,0 +1,1 @@
+"""From the spool at one site to the listener at the other, over mutual TLS."""
