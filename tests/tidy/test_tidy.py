@@ -159,10 +159,8 @@ def test_no_leftovers_and_no_names_of_hosts_or_of_this_machine() -> None:
         except UnicodeDecodeError:
             continue  # golden files
         if path.suffix in {".py", ".sh", ".c"}:
-            match = leftovers.search(text)
-            assert not match, f"{name}: {match and match.group()} is not for main"
-        match = hosts.search(text)
-        assert not match, f"{name} names the host {match and match.group()}"
+            assert not leftovers.findall(text), f"{name}: {leftovers.findall(text)} are not for main"
+        assert not hosts.findall(text), f"{name} names the hosts {hosts.findall(text)}"
 
 
 def test_crash_marks_are_registered_where_they_are_hit() -> None:
