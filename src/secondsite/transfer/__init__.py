@@ -1,1 +1,1 @@
-"""From the spool at one site to the listener at the other, over mutual TLS."""
+"""Moving sealed bytes between sites: certificates, the wire, the cache, sender and ingest listener."""

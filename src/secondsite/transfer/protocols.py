@@ -1,0 +1,191 @@
+"""The two ends of a transfer: `Link`, what a source calls, and `Receiver`, what a target implements.
+
+A link carries sealed segments, wrapped keys, claims and point proposals for any number of machines. Both
+links of the package (`memory.MemoryLink` calls a `Receiver` in the same process, `link.HttpsLink` goes over
+mutual TLS) pass tests/contract/test_links.py. Every call may be repeated after a lost answer:
+
+* a segment or key that is there already with the same bytes is accepted again; with others it is refused;
+* a proposal is committed once by its nonce, and the answer to the repetition is the same point;
+* a claim is made once by its nonce.
+
+Errors are `SecondsiteError`s; `can_retry(error)` says whether the same call may succeed later.
+"""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+from typing import Protocol
+
+import msgspec
+
+from secondsite.base.errors import Outcome, RemoteError, SecondsiteError
+from secondsite.model.ids import DiskId, KeyId, MachineId, SegmentId
+from secondsite.model.points import ZERO_HASH, Claim, Consistency, DiskState, Point, PointProposal, SegmentRef
+
+# A sealed segment in memory, or the file that holds it (a spooled one).
+Payload = bytes | bytearray | memoryview | Path
+
+
+class Peer(msgspec.Struct, frozen=True, kw_only=True):
+    """Who is at the other end, as its certificate says."""
+
+    name: str  # the certificate's subject alternative name, e.g. "gateway-a.site-a"
+    serial: str = ""  # the certificate's serial number, hexadecimal
+    address: str = ""  # for events only; never used to decide
+
+
+class SegmentName(msgspec.Struct, frozen=True, kw_only=True):
+    """A segment's place in the store of one machine."""
+
+    machine: MachineId
+    epoch: int
+    disk: DiskId
+    id: SegmentId
+
+    @classmethod
+    def of(cls, machine: MachineId, ref: SegmentRef) -> SegmentName:
+        """The name of a segment a manifest refers to."""
+        return cls(machine=machine, epoch=ref.epoch, disk=ref.disk, id=ref.id)
+
+
+class CommittedPoint(msgspec.Struct, frozen=True, kw_only=True):
+    """What a source needs to know of a committed point (a `Point` without segments and definition)."""
+
+    number: int
+    epoch: int
+    nonce: str
+    checkpoint: str
+    parent_checkpoint: str | None
+    asked_at: str
+    given_at: str
+    committed_at: str
+    consistency: Consistency
+    disks: tuple[DiskState, ...]
+    sent_bytes: int = 0
+
+    @classmethod
+    def of(cls, point: Point) -> CommittedPoint:
+        """Shorten a point."""
+        return cls(
+            number=point.number,
+            epoch=point.epoch,
+            nonce=point.nonce,
+            checkpoint=point.checkpoint,
+            parent_checkpoint=point.parent_checkpoint,
+            asked_at=point.asked_at,
+            given_at=point.given_at,
+            committed_at=point.committed_at,
+            consistency=point.consistency,
+            disks=point.disks,
+            sent_bytes=point.sent_bytes,
+        )
+
+
+class TargetHead(msgspec.Struct, frozen=True, kw_only=True):
+    """Where a machine's journal stands at the target; number 0 and epoch 0: nothing there yet."""
+
+    machine: MachineId
+    number: int = 0  # of the newest record that counts, claim or point
+    hash: str = ZERO_HASH  # of that record
+    epoch: int = 0
+    claimant: str | None = None  # who may write in that epoch
+    point: CommittedPoint | None = None  # the newest point that counts, of any epoch
+
+    @property
+    def point_in_epoch(self) -> CommittedPoint | None:
+        """The newest point if it belongs to the current epoch: what an increment may follow."""
+        return self.point if self.point is not None and self.point.epoch == self.epoch else None
+
+
+class ClaimRequest(msgspec.Struct, frozen=True, kw_only=True):
+    """A source asks to be the writer from now on (rule 2). `expected_*` is the head it has seen."""
+
+    machine: MachineId
+    machine_name: str
+    reason: str  # "first copy" or "resync"
+    nonce: str  # 32 hexadecimal digits, random
+    expected_number: int
+    expected_hash: str
+
+
+class Link(Protocol):
+    """A source's way to its target. Thread-safe; each call blocks until answered, failed or cancelled."""
+
+    def head(self, machine: MachineId) -> TargetHead:
+        """Where the machine's journal stands (reconcile after a lost acknowledgement, rule 9)."""
+
+    def send_segment(
+        self, machine: MachineId, ref: SegmentRef, payload: Payload, *, cancel: threading.Event | None = None
+    ) -> None:
+        """Make one segment durable at the target; resumes where an earlier attempt was cut off."""
+
+    def put_key(self, machine: MachineId, key: KeyId, wrapped: bytes) -> None:
+        """Store a wrapped disk key (it opens only with the vault key, which never travels)."""
+
+    def claim(self, request: ClaimRequest) -> Claim:
+        """Claim a new epoch; raises when the head is not the expected one (read it again then)."""
+
+    def commit(self, proposal: PointProposal) -> CommittedPoint:
+        """Commit a point whose segments were all sent; the same proposal again gives the same point."""
+
+    def close(self) -> None:
+        """End the connections; calls in progress fail."""
+
+
+class SegmentUpload(Protocol):
+    """A segment arriving at the target; bytes appended survive `suspend` and a crash."""
+
+    @property
+    def offset(self) -> int:
+        """Bytes held so far; the next `append` continues there."""
+
+    def append(self, data: memoryview) -> None:
+        """Add bytes. Raises when more than announced, or when the header does not fit the name."""
+
+    def finish(self) -> None:
+        """Verify the hash, make it durable and visible. Raises HashMismatch (the bytes are dropped then)."""
+
+    def suspend(self) -> None:
+        """Let go for now; the next `open_segment` of the same name resumes. Safe after `finish` as well."""
+
+
+class Receiver(Protocol):
+    """The target's side; called by the ingest listener (or a memory link) with an authenticated peer."""
+
+    def authorise(self, peer: Peer, machine: MachineId) -> None:
+        """Raise PeerNotAllowed unless the peer may write this machine."""
+
+    def head(self, peer: Peer, machine: MachineId) -> TargetHead:
+        """Where the machine's journal stands."""
+
+    def segment_offset(self, peer: Peer, name: SegmentName) -> tuple[int, bool]:
+        """(bytes held, complete): where an upload of this segment would continue."""
+
+    def open_segment(
+        self, peer: Peer, name: SegmentName, *, size_bytes: int, digest: str
+    ) -> SegmentUpload | None:
+        """Begin or resume a segment with the blake3 `digest`; None when the same bytes are there already."""
+
+    def put_key(self, peer: Peer, machine: MachineId, key: KeyId, wrapped: bytes) -> None:
+        """Store a wrapped key."""
+
+    def claim(self, peer: Peer, request: ClaimRequest) -> Claim:
+        """Make an epoch claim for the peer."""
+
+    def commit(self, peer: Peer, proposal: PointProposal) -> CommittedPoint:
+        """Verify and commit a point."""
+
+
+def can_retry(error: SecondsiteError) -> bool:
+    """Whether the same call may succeed later, also for an error the other side reported."""
+    if isinstance(error, RemoteError):
+        return error.remote_outcome is Outcome.UNAVAILABLE
+    return error.retryable
+
+
+def error_code(error: SecondsiteError) -> str:
+    """The stable code of an error of this or the other side, e.g. ``chain.epoch-superseded``."""
+    if isinstance(error, RemoteError):
+        return str(error.body.get("code", ""))
+    return error.code
