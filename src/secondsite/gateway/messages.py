@@ -1,0 +1,271 @@
+"""What the control API says: the bodies of requests and answers, shared by its server and its client.
+
+Names are the field's (PascalCase states, camelCase JSON); every struct is checked by msgspec on the way in,
+so that nothing untyped goes further than the socket. Times are RFC 3339 UTC, sizes bytes, durations seconds.
+"""
+
+from __future__ import annotations
+
+import enum
+from typing import Annotated
+
+import msgspec
+
+from secondsite.model.ids import DiskId, MachineId
+from secondsite.model.machines import Host, Machine, Network, Pool
+from secondsite.model.points import Consistency
+
+# A machine has tens of disks and networks at most; names of machines and files fit 255 bytes.
+_Name = Annotated[str, msgspec.Meta(min_length=1, max_length=255)]
+_Path = Annotated[str, msgspec.Meta(min_length=1, max_length=4096)]
+_Hex = Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{2,128}$")]
+# One second is the shortest interval hypervisors were measured to bear, a day the longest that makes sense.
+_Seconds = Annotated[float, msgspec.Meta(ge=1, le=86400)]
+
+
+class Wire(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
+    """Base of the control API's own structs."""
+
+
+class ProtectionState(enum.Enum):
+    """Where a protection stands (names of the field)."""
+
+    ENABLING = "EnablingProtection"
+    INITIAL_REPLICATION = "InitialReplicationInProgress"
+    PROTECTED = "Protected"
+    RESYNCHRONIZING = "Resynchronizing"
+    PAUSED = "Paused"  # spool full or source gone: tracking goes on at the host
+    DISABLING = "DisablingProtection"
+    FAILED = "EnablingFailed"
+
+
+class Health(enum.Enum):
+    """How a protection feels."""
+
+    NORMAL = "Normal"
+    WARNING = "Warning"
+    CRITICAL = "Critical"
+
+
+class FirstCopy(Wire):
+    """How far a first copy (or a comparison of everything) has come."""
+
+    done_bytes: int
+    total_bytes: int  # of data, not holes; 0 while unknown
+    bytes_per_second: float
+    seconds_left: float | None = None
+
+
+class ProtectionStatus(Wire):
+    """One protected machine, as its source gateway sees it now."""
+
+    machine: MachineId
+    name: str
+    peer: str
+    state: ProtectionState
+    health: Health
+    copy_frequency_seconds: float
+    epoch: int = 0
+    first_copy: FirstCopy | None = None
+    points: int = 0  # committed since the gateway began to count
+    last_point: int | None = None  # its number
+    last_point_at: str | None = None  # the instant it holds
+    rpo_seconds: float | None = None  # age of that instant now; None: unknown
+    cycle_seconds: float | None = None  # the last cycle's duration
+    changed_bytes: int = 0  # of the last cycle, as the host's tracking counted
+    sent_bytes: int = 0  # of the last cycle, as stored
+    total_changed_bytes: int = 0
+    total_sent_bytes: int = 0
+    spool_bytes: int = 0
+    last_consistency: Consistency | None = None
+    note: str = ""  # why it is not better, or what it waits for
+
+
+class TestFailoverState(enum.Enum):
+    """Where a test failover stands (names of the field)."""
+
+    __test__ = False  # not a test class, whatever its name
+
+    INITIATED = "Initiated"
+    COMPLETED = "Completed"
+    FAILED = "Failed"
+    CLEANUP_INITIATED = "CleanupInitiated"
+    CLEANUP_COMPLETED = "CleanupCompleted"
+    CLEANUP_FAILED = "CompletionFailed"
+
+
+class Step(Wire):
+    """One step of a long operation."""
+
+    name: str
+    started_at: str
+    ended_at: str | None = None
+    detail: str = ""
+
+
+class TestFailoverStatus(Wire):
+    """A test failover, running or past; past ones keep the notes of their clean-up."""
+
+    __test__ = False
+
+    id: str  # 32 hexadecimal digits; also the id of the operation
+    machine: MachineId
+    machine_name: str
+    name: str  # of the test machine at this site
+    state: TestFailoverState
+    point: int
+    point_at: str  # the instant the point holds
+    consistency: Consistency
+    network: str  # "isolated", "none", "mapped" or a network's name
+    requested_at: str
+    requested_by: str = ""
+    booted_at: str | None = None
+    steps: tuple[Step, ...] = ()
+    console_log: str | None = None
+    error: dict[str, str] | None = None
+    notes: str = ""
+    cleaned_up_at: str | None = None
+    cleaned_up_by: str = ""
+
+
+class PointSummary(Wire):
+    """A recovery point as a listing shows it."""
+
+    number: int
+    epoch: int
+    at: str  # the instant it holds (given_at)
+    asked_at: str
+    committed_at: str
+    consistency: Consistency
+    size_bytes: int
+    changed_bytes: int
+    sent_bytes: int
+    disks: tuple[DiskId, ...]
+    fingerprints: dict[str, str | None] = {}
+    frozen_seconds: float | None = None
+
+
+class ReplicaStatus(Wire):
+    """One machine whose replica this site holds."""
+
+    machine: MachineId
+    name: str
+    epoch: int
+    points: int
+    oldest: PointSummary | None = None
+    newest: PointSummary | None = None
+    rpo_seconds: float | None = None  # age of the newest instant now, by this site's clock
+    test_failover: TestFailoverStatus | None = None
+
+
+class GatewayStatus(Wire):
+    """Everything one gateway knows about itself."""
+
+    name: str
+    site: str
+    version: str
+    at: str
+    protections: tuple[ProtectionStatus, ...] = ()
+    replicas: tuple[ReplicaStatus, ...] = ()
+    test_failovers: tuple[TestFailoverStatus, ...] = ()
+
+
+class Inventory(Wire):
+    """What the site's fabric has."""
+
+    hosts: tuple[Host, ...]
+    machines: tuple[Machine, ...]
+    networks: tuple[Network, ...]
+    pools: tuple[Pool, ...]
+
+
+class ChallengeReply(Wire):
+    """A question only a holder of the recovery key can answer."""
+
+    key_id: str
+    nonce: str
+
+
+class FileIdentity(Wire):
+    """Which file it is on this host, whatever its name: so that a key is not the gateway's own copy."""
+
+    path: _Path
+    device: int
+    inode: int
+
+
+class ProtectRequest(Wire, forbid_unknown_fields=True):
+    """Take a machine under protection, or change how it is protected."""
+
+    peer: _Name
+    nonce: _Hex
+    proof: _Hex  # HMAC of the nonce under the recovery key
+    key_file: FileIdentity
+    disks: tuple[DiskId, ...] | None = None
+    copy_frequency_seconds: _Seconds = 5.0
+    application_consistent_frequency_seconds: _Seconds | None = None
+    compression_level: Annotated[int, msgspec.Meta(ge=-5, le=19)] = 1
+    networks: dict[_Name, _Name] = {}
+    pools: dict[_Name, _Name] = {}
+    default_pool: _Name | None = None
+
+
+class PointTaken(Wire):
+    """A point that was asked for, once it is committed."""
+
+    number: int
+    at: str
+    consistency: Consistency
+    frozen_seconds: float | None = None
+    note: str = ""
+
+
+class ExportRequest(Wire, forbid_unknown_fields=True):
+    """Serve a point's disks over NBD."""
+
+    point: _Name
+    socket_dir: _Path
+
+
+class ExportDisk(Wire):
+    """Where one disk of an export is served."""
+
+    id: DiskId
+    size_bytes: int
+    socket_path: str
+    export_name: str
+
+    @property
+    def uri(self) -> str:
+        """As libnbd, QEMU and nbdkit write it."""
+        return f"nbd+unix:///{self.export_name}?socket={self.socket_path}"
+
+
+class ExportStatus(Wire):
+    """An export: a process of its own that serves one point."""
+
+    id: str
+    machine: MachineId
+    point: int
+    holder: str
+    disks: tuple[ExportDisk, ...]
+    process: int | None = None
+    restarts: int = 0
+
+
+class StartTestFailover(Wire, forbid_unknown_fields=True):
+    """Boot a machine from a point, as a test."""
+
+    __test__ = False
+
+    point: _Name  # latest, latest-processed, latest-application-consistent, a number or a time
+    network: _Name  # isolated, none, mapped or a network's name
+    name: _Name | None = None
+    requested_by: Annotated[str, msgspec.Meta(max_length=255)] = ""
+
+
+class CleanUp(Wire, forbid_unknown_fields=True):
+    """Remove a test failover and keep what was learnt."""
+
+    notes: Annotated[str, msgspec.Meta(max_length=8192)]
+    cleaned_up_by: Annotated[str, msgspec.Meta(max_length=255)] = ""
