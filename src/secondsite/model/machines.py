@@ -18,7 +18,7 @@ class PowerState(enum.Enum):
     UNKNOWN = "unknown"
 
 
-class Disk(msgspec.Struct, frozen=True, kw_only=True):
+class Disk(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
     """One disk of a machine. `location` is the fabric's own name of where it lies (a path, for libvirt)."""
 
     id: DiskId
@@ -28,14 +28,14 @@ class Disk(msgspec.Struct, frozen=True, kw_only=True):
     pool: str | None = None  # the storage pool that holds it, where one does
 
 
-class Nic(msgspec.Struct, frozen=True, kw_only=True):
+class Nic(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
     """One network adapter; `network` is None when it is attached to nothing."""
 
     mac: str
     network: str | None = None
 
 
-class Machine(msgspec.Struct, frozen=True, kw_only=True):
+class Machine(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
     """A machine as a fabric lists it; `unprotectable` gives the reasons it cannot be protected."""
 
     id: MachineId
@@ -56,7 +56,7 @@ class Machine(msgspec.Struct, frozen=True, kw_only=True):
         return sum(disk.size_bytes for disk in self.disks)
 
 
-class Network(msgspec.Struct, frozen=True, kw_only=True):
+class Network(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
     """A virtual network of a site."""
 
     name: str
@@ -65,7 +65,7 @@ class Network(msgspec.Struct, frozen=True, kw_only=True):
     subnets: tuple[str, ...] = ()
 
 
-class Pool(msgspec.Struct, frozen=True, kw_only=True):
+class Pool(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
     """A place for disks (a storage class or pool)."""
 
     name: str
@@ -75,7 +75,7 @@ class Pool(msgspec.Struct, frozen=True, kw_only=True):
     free_bytes: int
 
 
-class Host(msgspec.Struct, frozen=True, kw_only=True):
+class Host(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
     """A hypervisor host."""
 
     name: str
