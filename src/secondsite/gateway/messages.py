@@ -47,7 +47,7 @@ class Health(enum.Enum):
     CRITICAL = "Critical"
 
 
-class FirstCopy(Wire):
+class FirstCopy(Wire, frozen=True, kw_only=True):
     """How far a first copy (or a comparison of everything) has come."""
 
     done_bytes: int
@@ -56,7 +56,7 @@ class FirstCopy(Wire):
     seconds_left: float | None = None
 
 
-class ProtectionStatus(Wire):
+class ProtectionStatus(Wire, frozen=True, kw_only=True):
     """One protected machine, as its source gateway sees it now."""
 
     machine: MachineId
@@ -94,7 +94,7 @@ class TestFailoverState(enum.Enum):
     CLEANUP_FAILED = "CompletionFailed"
 
 
-class Step(Wire):
+class Step(Wire, frozen=True, kw_only=True):
     """One step of a long operation."""
 
     name: str
@@ -103,7 +103,7 @@ class Step(Wire):
     detail: str = ""
 
 
-class TestFailoverStatus(Wire):
+class TestFailoverStatus(Wire, frozen=True, kw_only=True):
     """A test failover, running or past; past ones keep the notes of their clean-up."""
 
     __test__ = False
@@ -128,7 +128,7 @@ class TestFailoverStatus(Wire):
     cleaned_up_by: str = ""
 
 
-class PointSummary(Wire):
+class PointSummary(Wire, frozen=True, kw_only=True):
     """A recovery point as a listing shows it."""
 
     number: int
@@ -145,7 +145,7 @@ class PointSummary(Wire):
     frozen_seconds: float | None = None
 
 
-class ReplicaStatus(Wire):
+class ReplicaStatus(Wire, frozen=True, kw_only=True):
     """One machine whose replica this site holds."""
 
     machine: MachineId
@@ -158,7 +158,7 @@ class ReplicaStatus(Wire):
     test_failover: TestFailoverStatus | None = None
 
 
-class GatewayStatus(Wire):
+class GatewayStatus(Wire, frozen=True, kw_only=True):
     """Everything one gateway knows about itself."""
 
     name: str
@@ -170,7 +170,7 @@ class GatewayStatus(Wire):
     test_failovers: tuple[TestFailoverStatus, ...] = ()
 
 
-class Inventory(Wire):
+class Inventory(Wire, frozen=True, kw_only=True):
     """What the site's fabric has."""
 
     hosts: tuple[Host, ...]
@@ -179,14 +179,14 @@ class Inventory(Wire):
     pools: tuple[Pool, ...]
 
 
-class ChallengeReply(Wire):
+class ChallengeReply(Wire, frozen=True, kw_only=True):
     """A question only a holder of the recovery key can answer."""
 
     key_id: str
     nonce: str
 
 
-class FileIdentity(Wire):
+class FileIdentity(Wire, frozen=True, kw_only=True):
     """Which file it is on this host, whatever its name: so that a key is not the gateway's own copy."""
 
     path: _Path
@@ -194,7 +194,7 @@ class FileIdentity(Wire):
     inode: int
 
 
-class ProtectRequest(Wire, forbid_unknown_fields=True):
+class ProtectRequest(Wire, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Take a machine under protection, or change how it is protected."""
 
     peer: _Name
@@ -210,7 +210,7 @@ class ProtectRequest(Wire, forbid_unknown_fields=True):
     default_pool: _Name | None = None
 
 
-class PointTaken(Wire):
+class PointTaken(Wire, frozen=True, kw_only=True):
     """A point that was asked for, once it is committed."""
 
     number: int
@@ -220,14 +220,14 @@ class PointTaken(Wire):
     note: str = ""
 
 
-class ExportRequest(Wire, forbid_unknown_fields=True):
+class ExportRequest(Wire, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Serve a point's disks over NBD."""
 
     point: _Name
     socket_dir: _Path
 
 
-class ExportDisk(Wire):
+class ExportDisk(Wire, frozen=True, kw_only=True):
     """Where one disk of an export is served."""
 
     id: DiskId
@@ -241,7 +241,7 @@ class ExportDisk(Wire):
         return f"nbd+unix:///{self.export_name}?socket={self.socket_path}"
 
 
-class ExportStatus(Wire):
+class ExportStatus(Wire, frozen=True, kw_only=True):
     """An export: a process of its own that serves one point."""
 
     id: str
@@ -253,7 +253,7 @@ class ExportStatus(Wire):
     restarts: int = 0
 
 
-class StartTestFailover(Wire, forbid_unknown_fields=True):
+class StartTestFailover(Wire, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Boot a machine from a point, as a test."""
 
     __test__ = False
@@ -264,7 +264,7 @@ class StartTestFailover(Wire, forbid_unknown_fields=True):
     requested_by: Annotated[str, msgspec.Meta(max_length=255)] = ""
 
 
-class CleanUp(Wire, forbid_unknown_fields=True):
+class CleanUp(Wire, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Remove a test failover and keep what was learnt."""
 
     notes: Annotated[str, msgspec.Meta(max_length=8192)]
