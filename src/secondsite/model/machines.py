@@ -84,6 +84,14 @@ class Host(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
     cpus: int
 
 
+class Mapping(msgspec.Struct, frozen=True, kw_only=True):
+    """Where things of the source go at the target; what is not named is attached to nothing."""
+
+    networks: dict[str, str] = {}
+    pools: dict[str, str] = {}
+    default_pool: str | None = None
+
+
 class Definition(msgspec.Struct, frozen=True, kw_only=True):
     """What is needed to define the machine again elsewhere; travels sealed inside every point."""
 
@@ -91,11 +99,5 @@ class Definition(msgspec.Struct, frozen=True, kw_only=True):
     text: str  # the fabric's own description, e.g. domain XML with its secrets
     firmware_variables: bytes | None = None  # UEFI variable store
     tpm_state: bytes | None = None
-
-
-class Mapping(msgspec.Struct, frozen=True, kw_only=True):
-    """Where things of the source go at the target; what is not named is attached to nothing."""
-
-    networks: dict[str, str] = {}
-    pools: dict[str, str] = {}
-    default_pool: str | None = None
+    # As asked for when it was protected, so that a site with only the store knows it too.
+    mapping: Mapping | None = None
