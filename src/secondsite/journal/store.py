@@ -10,10 +10,35 @@ Contract (tests/contract/test_stores.py runs it on every backend):
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from typing import Protocol
 
-from secondsite.base.errors import Outcome, SecondsiteError
+from secondsite.base.errors import InvalidInput, Outcome, SecondsiteError
+
+# The longest key of the journal has 160 characters; S3 allows 1,024 bytes, ext4 and XFS 255 a part.
+KEY_LENGTH_MAX = 512
+_KEY = re.compile(r"[a-z0-9_-][a-z0-9._-]{0,127}(?:/[a-z0-9_-][a-z0-9._-]{0,127})*\Z")
+
+
+def check_key(key: str) -> str:
+    """Return `key` when it is a valid object name; no part may be empty or start with a dot.
+
+    Raises:
+        InvalidInput: it is not.
+    """
+    if len(key) > KEY_LENGTH_MAX or not _KEY.match(key):
+        raise InvalidInput(what=f"object name {key[:80]!r}", why="it has parts an object cannot have")
+    return key
+
+
+def check_prefix(prefix: str) -> str:
+    """Return `prefix` when it is empty or whole parts ending in a slash. Raises InvalidInput."""
+    if prefix:
+        if not prefix.endswith("/"):
+            raise InvalidInput(what=f"object prefix {prefix[:80]!r}", why="it does not end in a slash")
+        check_key(prefix[:-1])
+    return prefix
 
 
 class ObjectMissing(SecondsiteError):
@@ -56,6 +81,16 @@ class StoreUnavailable(SecondsiteError):
     action = "Check the volume or the network; replication waits and goes on by itself."
 
 
+class StagedElsewhere(SecondsiteError):
+    """Another writer has taken over the staged object."""
+
+    code = "store.staged-elsewhere"
+    outcome = Outcome.UNAVAILABLE
+    happened = "Another writer is sending {key} to the store {store}."
+    cause = "The same upload was started again, over another connection or by another process."
+    action = "None: the newer upload goes on; this one asks for the offset and tries again."
+
+
 class StagedObject(Protocol):
     """An object being written; not visible before `publish`. Its bytes so far survive a restart."""
 
@@ -64,10 +99,17 @@ class StagedObject(Protocol):
         """Bytes staged so far; the next `append` continues there."""
 
     def append(self, data: bytes | bytearray | memoryview) -> None:
-        """Add bytes at the end."""
+        """Add bytes at the end. Raises StoreFull, StoreUnavailable, StagedElsewhere."""
+
+    def read_back(self, start: int, length: int) -> bytes:
+        """Bytes staged so far, to go on hashing after a resume; short at the end."""
 
     def publish(self) -> None:
-        """Make it durable and visible, at once. Raises ObjectExists (the staged bytes are dropped then)."""
+        """Make it durable and visible, at once. Raises ObjectExists (the staged bytes are dropped then).
+
+        Staged bytes are not synced before; after a power cut they may be damaged, so whoever resumes
+        checks the whole object's hash (`read_back`) before publishing it.
+        """
 
     def discard(self) -> None:
         """Drop the staged bytes."""
@@ -87,7 +129,11 @@ class ObjectStore(Protocol):
         """Create an object. Raises ObjectExists, StoreFull, StoreUnavailable."""
 
     def stage(self, key: str) -> StagedObject:
-        """Begin an object, or resume one staged earlier under the same key (one stager at a time)."""
+        """Begin an object, or resume one staged earlier under the same key.
+
+        A stager of the same process that still holds the key loses it (StagedElsewhere at its next call).
+        Raises ObjectExists when the object is there already, StagedElsewhere when another process holds it.
+        """
 
     def get(self, key: str, *, size_bytes_max: int) -> bytes:
         """A whole object. Raises ObjectMissing, FileTooLarge."""
@@ -103,3 +149,6 @@ class ObjectStore(Protocol):
 
     def delete(self, key: str) -> None:
         """Remove an object, durable; absent is fine."""
+
+    def close(self) -> None:
+        """Let go of files or connections held open; the store can still be used."""
