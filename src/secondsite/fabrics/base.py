@@ -193,6 +193,12 @@ class Fabric(Protocol):
     def recovered(self) -> Sequence[Recovered]:
         """Every machine `start_recovered` made that still exists, also by an earlier process."""
 
+    def resume_stopped(self, recovered: Recovered) -> bool:
+        """Let it run again if an error of its disks had stopped it (its export was lost and is back).
+
+        One that a person paused, or that is off, is left alone. True when this call resumed it.
+        """
+
     def remove_recovered(self, recovered: Recovered) -> None:
         """Stop it at once and remove it with its overlays; already gone is fine."""
 
