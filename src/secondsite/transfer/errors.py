@@ -140,3 +140,13 @@ class CacheLost(SecondsiteError):
     happened = "The cache {directory} lost what was spooled: {why}."
     cause = "The volume was replaced, emptied or not mounted."
     action = "None: capture starts again from the last committed checkpoint. Check the volume."
+
+
+class PayloadLost(SecondsiteError):
+    """A spooled segment's file ended early or is gone."""
+
+    code = "spool.payload-lost"
+    outcome = Outcome.DAMAGED
+    happened = "The spooled segment {path} is shorter than it was, or gone."
+    cause = "The cache volume was damaged, emptied or filled by something else."
+    action = "None: capture starts again from the last committed checkpoint. Check the volume."

@@ -94,7 +94,7 @@ class Shipper(Protocol):
         """Start a shipment. Raises CacheFull at once when the cache is at its limit."""
 
     def shipments(self, machine: MachineId) -> list[Shipment]:
-        """Unfinished ones, oldest first; after a restart the sealed ones, and open ones with what they kept."""
+        """Unfinished ones, oldest first; also those from before a restart."""
 
     def has_room(self, size_bytes: int) -> bool:
         """Whether the cache could take so much more; ask before a cycle begins."""
