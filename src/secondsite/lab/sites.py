@@ -1,0 +1,383 @@
+"""Two libvirt sites on one machine: each a network, mount and process namespace with a libvirt of its own.
+
+A third set of namespaces, the wan, joins them by a bridge, so that the line can be cut or made slow. Nothing is
+named or mounted outside: the namespaces hang on one process each (``site-init.sh``, process 1 inside), so
+ending that process ends the site with all it ran and mounted, whatever happened to it before. The lab is
+recognised by its root directory in those processes' arguments; no state file can go stale.
+
+    root/boot           kernel and initramfs, seen by both sites under the same path
+    root/A, root/B      etc, lib, log, cache, run: bound over libvirt's directories inside the site
+                        disks: the storage pool; scratch: a tmpfs, seen inside only; log, gateway
+    root/wan            the line
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO
+
+import libvirt
+
+from secondsite.base.units import GIB
+from secondsite.lab import processes
+from secondsite.lab.errors import LabAbsent, LabExists, LabNeedsRoot, LabToolMissing
+from secondsite.lab.libvirtd import make_pool_and_network, start_libvirt
+
+INIT = Path(__file__).with_name("site-init.sh")
+LINE_SUBNET = "10.77.0"
+ADDRESSES = {"A": f"{LINE_SUBNET}.1", "B": f"{LINE_SUBNET}.2", "wan": f"{LINE_SUBNET}.254"}
+FRESH_ROOT_PREFIX = "secondsite-lab-"
+FRESH_ROOT_PARENT = Path("/var/tmp")  # not /tmp: a tmpfs on many machines, and this holds disks  # noqa: S108
+# A fresh root younger than this may belong to a lab that is just starting.
+STALE_SECONDS_MIN = 600.0
+
+
+@dataclass(frozen=True)
+class SiteProcess:
+    """A process inside a site: `outer` is nsenter, which waits for it; `pid` is the process itself."""
+
+    name: str
+    outer: subprocess.Popen[bytes]
+    pid: int
+    log: Path
+
+    def running(self) -> bool:
+        """Whether it still runs."""
+        return self.outer.poll() is None
+
+    def signal(self, number: signal.Signals) -> None:
+        """Send it a signal; gone already is fine."""
+        if self.running():
+            processes.kill(self.pid, number)
+
+    def kill(self) -> None:
+        """Kill it with SIGKILL and wait until it is gone."""
+        self.signal(signal.SIGKILL)
+        self.outer.wait(timeout=60)
+
+    def stop(self, seconds: float = 20) -> None:
+        """Ask it to end (SIGTERM), kill it when it does not within `seconds`."""
+        self.signal(signal.SIGTERM)
+        try:
+            self.outer.wait(timeout=seconds)
+        except subprocess.TimeoutExpired:
+            self.kill()
+
+
+@dataclass
+class Place:
+    """The wan or a site: a directory and the namespaces that hang on its process 1."""
+
+    root: Path
+    name: str
+    holder: int = 0  # process 1 of the place, as the machine numbers it
+
+    @property
+    def directory(self) -> Path:
+        """Where everything of it lies."""
+        return self.root / self.name
+
+    @property
+    def address(self) -> str:
+        """Its address on the line between the sites; reachable from inside the lab only."""
+        return ADDRESSES[self.name]
+
+    def command(self, arguments: Sequence[str | Path]) -> list[str]:
+        """The command line that runs `arguments` inside."""
+        if not self.holder:
+            raise LabAbsent(root=self.root)
+        # without a working directory of the caller: it may not exist inside
+        enter = ["nsenter", "-t", str(self.holder), "-m", "-n", "-p", "--wdns=/"]
+        return [*enter, *map(str, arguments)]
+
+    def run(self, *arguments: str | Path, timeout_seconds: float = 120) -> str:
+        """Run a command inside to its end; see `processes.run`."""
+        return processes.run(self.command(arguments), timeout_seconds=timeout_seconds)
+
+    def find_holder(self) -> int:
+        """Process 1 of a running place, 0 when there is none."""
+        found = _holders(self)
+        # unshare carries the same words and waits for its child, which is process 1
+        inner = [pid for pid in found if not set(processes.children(pid)) & set(found)]
+        return inner[0] if inner else 0
+
+
+@dataclass
+class Site(Place):
+    """A place with a libvirt."""
+
+    spawned: list[SiteProcess] = field(default_factory=list)
+
+    @property
+    def uri(self) -> str:
+        """Libvirt's address from anywhere on the machine."""
+        return f"qemu+unix:///system?socket={self.directory}/run/libvirt/libvirt-sock"
+
+    @property
+    def inner_uri(self) -> str:
+        """Libvirt's address for a process inside the site: what an administrator writes on a real host."""
+        return "qemu:///system"
+
+    @property
+    def scratch(self) -> Path:
+        """The scratch file system: a tmpfs, visible inside only."""
+        return self.directory / "scratch"
+
+    @property
+    def disks(self) -> Path:
+        """The directory of the site's storage pool."""
+        return self.directory / "disks"
+
+    @property
+    def pool(self) -> str:
+        """The name of its storage pool."""
+        return f"pool-{self.name.lower()}"
+
+    @property
+    def network(self) -> str:
+        """The name of its production network."""
+        return f"production-{self.name.lower()}"
+
+    def host_path(self, path: str | Path) -> Path:
+        """Where a path as a process inside the site names it lies for one outside."""
+        bound = {"/var/lib/libvirt": "lib", "/var/log/libvirt": "log", "/var/cache/libvirt": "cache"}
+        for inside, name in (*bound.items(), ("/etc/libvirt", "etc"), ("/run", "run"), ("/var/run", "run")):
+            if Path(path).is_relative_to(inside):
+                return self.directory / name / Path(path).relative_to(inside)
+        return Path(path)
+
+    def connect(self) -> libvirt.virConnect:
+        """A connection to the site's libvirt; the caller closes it."""
+        return libvirt.open(self.uri)
+
+    def spawn(
+        self, name: str, arguments: Sequence[str | Path], *, environment: Mapping[str, str] | None = None
+    ) -> SiteProcess:
+        """Start a process inside; its output goes to ``log/NAME.log`` of the site.
+
+        It does not end with the caller but with the site.
+        """
+        log = self.directory / "log" / f"{name}.log"
+        output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o644)
+        try:
+            outer = subprocess.Popen(
+                self.command(arguments),
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                start_new_session=True,
+                env={**os.environ, **(environment or {})},
+            )
+        finally:
+            os.close(output)
+
+        def inner() -> int | None:
+            found = processes.children(outer.pid)
+            return found[0] if found else (-1 if outer.poll() is not None else None)
+
+        pid = processes.wait_until(inner, what=f"process {name}", root=self.root, seconds=30)
+        process = SiteProcess(name=name, outer=outer, pid=pid, log=log)
+        self.spawned.append(process)
+        return process
+
+
+class Sites:
+    """The two sites and the line between them.
+
+    `attached` sites end with this process however it ends (a test, the demo); detached ones stay until
+    `down` (``lab up``). Use `open_sites` to find running ones.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.wan = Place(root=root, name="wan")
+        self.a = Site(root=root, name="A")
+        self.b = Site(root=root, name="B")
+        self._keepers: list[subprocess.Popen[bytes]] = []
+
+    @property
+    def places(self) -> tuple[Place, ...]:
+        """The line, then the sites."""
+        return (self.wan, self.a, self.b)
+
+    @property
+    def sites(self) -> tuple[Site, Site]:
+        """Both sites."""
+        return (self.a, self.b)
+
+    def up(self, *, attached: bool, scratch_bytes: int = GIB) -> None:
+        """Make both sites; on a failure, everything is removed again.
+
+        Raises:
+            LabNeedsRoot, LabToolMissing, LabExists, LabCommandFailed, LabTimeout
+        """
+        if os.geteuid() != 0:
+            raise LabNeedsRoot(uid=os.geteuid())
+        _require_tools()
+        if any(place.find_holder() for place in self.places):
+            raise LabExists(root=self.root)
+        try:
+            self._make(attached, scratch_bytes)
+        except BaseException:
+            self.down()
+            raise
+
+    def _make(self, attached: bool, scratch_bytes: int) -> None:
+        self.root.mkdir(mode=0o755, parents=True, exist_ok=True)
+        self.root.chmod(0o755)
+        for place in self.places:
+            _make_directories(place)
+            self._start_holder(place, attached, scratch_bytes)
+        self._join()
+        # one after the other: the second takes over what the first learnt about QEMU
+        for site in self.sites:
+            start_libvirt(site)
+            make_pool_and_network(site)
+
+    def _start_holder(self, place: Place, attached: bool, scratch_bytes: int) -> None:
+        kind = "site" if isinstance(place, Site) else "wan"
+        life = "attached" if attached else "detached"
+        log = os.open(place.directory / "init.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+        enter = ["unshare", "--mount", "--net", "--pid", "--fork", "--kill-child", "--mount-proc"]
+        try:
+            keeper = subprocess.Popen(
+                [*enter, "/bin/sh", str(INIT), str(place.directory), kind, str(scratch_bytes), life],
+                stdin=subprocess.PIPE if attached else subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+                cwd="/",
+            )
+        finally:
+            os.close(log)
+        self._keepers.append(keeper)
+        started = place.directory / "started"
+        processes.wait_until(
+            lambda: started.exists() or keeper.poll() is not None,
+            what=f"the namespaces of {place.name}",
+            root=self.root,
+            seconds=60,
+        )
+        place.holder = place.find_holder()
+        if not place.holder:
+            keeper.wait()
+            raise LabToolMissing(
+                what=f"A working set of namespaces ({processes.tail(place.directory / 'init.log')})"
+            )
+
+    def _join(self) -> None:
+        in_wan = ["nsenter", "-t", str(self.wan.holder), "-n", "ip"]
+        processes.run([*in_wan, "link", "add", "br0", "type", "bridge"])
+        processes.run([*in_wan, "addr", "add", f"{self.wan.address}/24", "dev", "br0"])
+        processes.run([*in_wan, "link", "set", "br0", "up"])
+        for site in self.sites:
+            port, holder = f"w{site.name}", str(site.holder)
+            peer = ["type", "veth", "peer", "name", "wan0", "netns", holder]
+            processes.run([*in_wan, "link", "add", port, *peer])
+            processes.run([*in_wan, "link", "set", port, "master", "br0", "up"])
+            in_site = ["nsenter", "-t", holder, "-n", "ip"]
+            processes.run([*in_site, "addr", "add", f"{site.address}/24", "dev", "wan0"])
+            processes.run([*in_site, "link", "set", "wan0", "up"])
+
+    def link(self, site: Site, *, up: bool) -> None:
+        """Join a site to the line or cut it off."""
+        self.wan.run("ip", "link", "set", f"w{site.name}", "up" if up else "down")
+
+    def limit(self, kilobits_per_second: int | None) -> None:
+        """Limit what each site can send on the line (token bucket), None: no limit."""
+        for site in self.sites:
+            if "tbf" in site.run("tc", "qdisc", "show", "dev", "wan0"):
+                site.run("tc", "qdisc", "del", "dev", "wan0", "root")
+            if kilobits_per_second is not None:
+                rate = ["rate", f"{kilobits_per_second}kbit", "burst", "64kb", "latency", "200ms"]
+                site.run("tc", "qdisc", "add", "dev", "wan0", "root", "tbf", *rate)
+
+    def down(self) -> None:
+        """End every process of the lab and remove its files; safe to repeat, also when it never was up."""
+        _end_places(self.root)
+        for keeper in self._keepers:
+            if keeper.stdin:
+                keeper.stdin.close()
+            keeper.wait(timeout=60)
+        self._keepers.clear()
+        for site in self.sites:
+            for process in site.spawned:
+                process.outer.wait(timeout=60)
+            site.spawned.clear()
+        for place in self.places:
+            place.holder = 0
+        if self.root.exists():
+            shutil.rmtree(self.root)
+
+
+def open_sites(root: Path) -> Sites:
+    """The running lab of `root`.
+
+    Raises:
+        LabAbsent: it does not run, or not whole.
+    """
+    sites = Sites(root)
+    for place in sites.places:
+        place.holder = place.find_holder()
+        if not place.holder:
+            raise LabAbsent(root=root)
+    return sites
+
+
+def fresh_root() -> Path:
+    """A new root directory for a lab that ends with its process."""
+    return Path(tempfile.mkdtemp(prefix=FRESH_ROOT_PREFIX, dir=FRESH_ROOT_PARENT))
+
+
+def remove_stale_roots(now: float | None = None) -> list[Path]:
+    """Remove fresh roots whose lab ended without its clean-up (kill -9, power cut); returns them."""
+    now = time.time() if now is None else now
+    removed = []
+    for root in FRESH_ROOT_PARENT.glob(f"{FRESH_ROOT_PREFIX}*"):
+        if now - root.stat().st_mtime > STALE_SECONDS_MIN and not any(map(_holders, Sites(root).places)):
+            shutil.rmtree(root, ignore_errors=True)
+            removed.append(root)
+    return removed
+
+
+def _holders(place: Place) -> list[int]:
+    # the words of site-init.sh: nothing else on the machine carries this directory in this place
+    kind = "site" if isinstance(place, Site) else "wan"
+    return processes.find_by_arguments(str(place.directory), kind)
+
+
+def _end_places(root: Path) -> None:
+    for place in reversed(Sites(root).places):
+        for pid in _holders(place):
+            processes.kill(pid)
+        # process 1 is gone only when all it held is gone (the kernel waits for them)
+        processes.wait_until(
+            lambda place=place: not _holders(place) or None,  # type: ignore[misc]
+            what=f"the end of {place.name}",
+            root=root,
+            seconds=60,
+        )
+
+
+def _make_directories(place: Place) -> None:
+    names = ["log"]
+    if isinstance(place, Site):
+        names += ["etc/qemu/networks", "lib/images", "lib/qemu", "log/qemu", "cache", "run", "disks"]
+        names += ["scratch", "gateway"]
+    for name in names:
+        (place.directory / name).mkdir(mode=0o755, parents=True, exist_ok=True)
+    (place.directory / "started").unlink(missing_ok=True)
+
+
+def _require_tools() -> None:
+    for tool in ("unshare", "nsenter", "ip", "tc", "libvirtd", "virtlogd", "qemu-system-x86_64", "qemu-img"):
+        if shutil.which(tool) is None and not Path("/usr/sbin", tool).exists():
+            raise LabToolMissing(what=tool)
