@@ -1,0 +1,251 @@
+"""The target's side of replication: who may write what, segments, claims, commits.
+
+Rules kept here:
+
+* A peer writes only machines its configuration lists, and only while it is the claimant of the epoch in
+  force. A machine nobody claimed yet may be claimed by any peer that may write it: the first claim of a
+  machine is made by the receiving gateway, in the store, before a byte of it is taken (rule 2).
+* A peer that is not the claimant never gets a new epoch by asking: after a failover the old source stays out.
+* A commit is the journal's; what is added here is the fingerprint of each disk and an event for each refusal.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from secondsite.base.clock import Clock
+from secondsite.base.crash import crash_point, mark
+from secondsite.base.errors import SecondsiteError
+from secondsite.gateway.intake import Upload, is_present, key_of
+from secondsite.journal.chain import FingerprintsOf, Head, Journal
+from secondsite.journal.chain_errors import EpochSuperseded
+from secondsite.journal.names import wrapped_key_name
+from secondsite.journal.store import ObjectExists, ObjectMissing, ObjectStore
+from secondsite.model.events import EventSink, Severity
+from secondsite.model.ids import KeyId, MachineId
+from secondsite.model.points import Claim, Point, PointProposal
+from secondsite.transfer.errors import ClaimRefused, PeerNotAllowed, SegmentConflict
+from secondsite.transfer.protocols import ClaimRequest, CommittedPoint, Peer, SegmentName, TargetHead
+from secondsite.transfer.wire import KEY_BYTES_MAX
+
+AFTER_KEY = mark("receive.after-key")
+AFTER_COMMIT = mark("receive.after-commit")
+
+# How old a head may be when it only decides whether a segment is worth taking; the commit reads it afresh.
+HEAD_SECONDS_MAX = 1.0
+
+
+@dataclass(frozen=True)
+class PeerRule:
+    """What a peer may write: some machines, or (None) any that no other peer is the writer of."""
+
+    machines: frozenset[MachineId] | None = None
+
+    def allows(self, machine: MachineId) -> bool:
+        """Whether the machine is in the list."""
+        return self.machines is None or machine in self.machines
+
+
+class GatewayReceiver:
+    """Implements `transfer.protocols.Receiver` on an object store. Thread-safe.
+
+    peers: by certificate name. fingerprints: what the disks hold with a point (`tables.Tables.of`).
+    on_commit: called after each new or repeated commit, from the connection's thread; must not block.
+    """
+
+    def __init__(
+        self,
+        store: ObjectStore,
+        *,
+        peers: Mapping[str, PeerRule],
+        clock: Clock,
+        events: EventSink,
+        fingerprints: Callable[[Journal], FingerprintsOf] | None = None,
+        on_commit: Callable[[Journal, Point], None] | None = None,
+    ) -> None:
+        self._store = store
+        self._peers = dict(peers)
+        self._clock = clock
+        self._events = events
+        self._fingerprints = fingerprints
+        self._on_commit = on_commit
+        self._lock = threading.Lock()
+        self._machines: dict[MachineId, _Machine] = {}
+
+    def set_peers(self, peers: Mapping[str, PeerRule]) -> None:
+        """Change who may write what, from the next request on."""
+        self._peers = dict(peers)
+
+    def journal(self, machine: MachineId) -> Journal:
+        """The one `Journal` of a machine in this process."""
+        return self._machine(machine).journal
+
+    def authorise(self, peer: Peer, machine: MachineId) -> None:
+        """See `Receiver`."""
+        rule = self._peers.get(peer.name)
+        if rule is None:
+            raise PeerNotAllowed(peer=peer.name, machine=machine, why="this gateway does not know the peer")
+        if not rule.allows(machine):
+            raise PeerNotAllowed(peer=peer.name, machine=machine, why="the peer's list does not have it")
+
+    def head(self, peer: Peer, machine: MachineId) -> TargetHead:
+        """See `Receiver`."""
+        self.authorise(peer, machine)
+        head = self._machine(machine).fresh_head()
+        return TargetHead(
+            machine=machine,
+            number=head.number,
+            hash=head.hash,
+            epoch=head.epoch,
+            claimant=head.claim.claimant if head.claim else None,
+            point=CommittedPoint.of(head.point) if head.point else None,
+        )
+
+    def segment_offset(self, peer: Peer, name: SegmentName) -> tuple[int, bool]:
+        """See `Receiver`."""
+        self._check_writer(peer, name.machine, name.epoch, self._machine(name.machine).recent_head())
+        key = key_of(name)
+        try:
+            return self._store.size(key), True
+        except ObjectMissing:
+            pass
+        try:
+            staged = self._store.stage(key)
+        except ObjectExists:
+            return self._store.size(key), True
+        offset = staged.offset
+        staged.close()
+        return offset, False
+
+    def open_segment(self, peer: Peer, name: SegmentName, *, size_bytes: int, digest: str) -> Upload | None:
+        """See `Receiver`."""
+        self._check_writer(peer, name.machine, name.epoch, self._machine(name.machine).recent_head())
+        if is_present(self._store, name, size_bytes=size_bytes, digest=digest):
+            return None
+        try:
+            return Upload(self._store, name, size_bytes=size_bytes, digest=digest, events=self._events)
+        except ObjectExists:
+            # published by another connection since the look above
+            is_present(self._store, name, size_bytes=size_bytes, digest=digest)
+            return None
+
+    def put_key(self, peer: Peer, machine: MachineId, key: KeyId, wrapped: bytes) -> None:
+        """See `Receiver`."""
+        head = self._machine(machine).fresh_head()
+        self._check_writer(peer, machine, head.epoch, head)
+        name = wrapped_key_name(machine, key)
+        try:
+            self._store.put(name, wrapped)
+        except ObjectExists:
+            if self._store.get(name, size_bytes_max=KEY_BYTES_MAX) != wrapped:
+                raise SegmentConflict(segment=name, why="another wrapped key has this id") from None
+        crash_point(AFTER_KEY)
+
+    def claim(self, peer: Peer, request: ClaimRequest) -> Claim:
+        """See `Receiver`."""
+        self.authorise(peer, request.machine)
+        machine = self._machine(request.machine)
+        with machine.lock:
+            head = machine.fresh_head()
+            self._check_claim(peer, request.machine, head)
+            claim = machine.journal.claim(
+                name=request.machine_name,
+                claimant=peer.name,
+                reason=request.reason,
+                clock=self._clock,
+                expected=Head(request.expected_number, 0, request.expected_hash, None),
+                nonce=request.nonce,
+            )
+            machine.forget_head()
+        self._events.emit(
+            "receive.claimed",
+            Severity.INFORMATION,
+            f"{peer.name} writes {request.machine_name} from epoch {claim.epoch} on: {request.reason}",
+            machine=request.machine,
+            epoch=claim.epoch,
+        )
+        return claim
+
+    def commit(self, peer: Peer, proposal: PointProposal) -> CommittedPoint:
+        """See `Receiver`."""
+        self.authorise(peer, proposal.machine)
+        machine = self._machine(proposal.machine)
+        # One commit a machine at a time: the fingerprints are counted on from the point before.
+        with machine.lock:
+            try:
+                self._check_writer(peer, proposal.machine, proposal.epoch, machine.fresh_head())
+                fingerprints = self._fingerprints(machine.journal) if self._fingerprints else None
+                point = machine.journal.commit(proposal, clock=self._clock, fingerprints=fingerprints)
+            except SecondsiteError as error:
+                severity = Severity.INFORMATION if error.retryable else Severity.WARNING
+                text = f"a point of {proposal.machine_name} was refused: {error}"
+                self._events.emit("receive.point-refused", severity, text, machine=proposal.machine)
+                raise
+            finally:
+                machine.forget_head()
+            crash_point(AFTER_COMMIT)
+            if self._on_commit is not None:
+                self._on_commit(machine.journal, point)
+        self._events.emit(
+            "receive.committed",
+            Severity.INFORMATION,
+            f"point {point.number} of {proposal.machine_name} is committed",
+            machine=proposal.machine,
+            number=point.number,
+            sent_bytes=point.sent_bytes,
+        )
+        return CommittedPoint.of(point)
+
+    def _check_writer(self, peer: Peer, machine: MachineId, epoch: int, head: Head) -> None:
+        """Raise unless `peer` is who writes the machine in `epoch`, now."""
+        self.authorise(peer, machine)
+        claim = head.claim
+        told = f"{claim.claimant}, {claim.reason}, {claim.claimed_at}" if claim else "nobody yet"
+        if epoch != head.epoch or head.epoch == 0:
+            raise EpochSuperseded(machine=machine, epoch=epoch, current=head.epoch, claim=told)
+        if claim is not None and claim.claimant != peer.name:
+            raise PeerNotAllowed(peer=peer.name, machine=machine, why=f"its writer is {claim.claimant}")
+
+    def _check_claim(self, peer: Peer, machine: MachineId, head: Head) -> None:
+        if head.claim is not None and head.claim.claimant != peer.name:
+            error = ClaimRefused(
+                peer=peer.name, machine=machine, claimant=head.claim.claimant, epoch=head.epoch
+            )
+            self._events.emit("receive.claim-refused", Severity.WARNING, str(error), machine=machine)
+            raise error
+
+    def _machine(self, machine: MachineId) -> _Machine:
+        with self._lock:
+            found = self._machines.get(machine)
+            if found is None:
+                found = self._machines[machine] = _Machine(Journal(self._store, machine), self._clock)
+            return found
+
+
+class _Machine:
+    """A machine's journal in this process, with the head it had a moment ago."""
+
+    def __init__(self, journal: Journal, clock: Clock) -> None:
+        self.journal = journal
+        self.lock = threading.Lock()
+        self._clock = clock
+        self._seen: tuple[Head, float] | None = None
+
+    def fresh_head(self) -> Head:
+        """The head as it is now."""
+        head = self.journal.head()
+        self._seen = (head, self._clock.monotonic())
+        return head
+
+    def recent_head(self) -> Head:
+        """The head as it was within the last second."""
+        seen = self._seen
+        if seen is not None and self._clock.monotonic() - seen[1] < HEAD_SECONDS_MAX:
+            return seen[0]
+        return self.fresh_head()
+
+    def forget_head(self) -> None:
+        """Read it afresh next time."""
+        self._seen = None
