@@ -26,9 +26,7 @@ class Channel:
         self._timeout_seconds = timeout_seconds
         self._clock = clock
         sock.settimeout(None)
-        timeval = _TIMEVAL.pack(int(timeout_seconds), int(timeout_seconds % 1 * 1e6))
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, timeval)
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, timeval)
+        self._limit_silence(timeout_seconds)
         self.closed = False
 
     @classmethod
@@ -91,6 +89,24 @@ class Channel:
             self.receive_into(memoryview(data))
         return data
 
+    def receive_some(self, view: memoryview) -> int:
+        """Receive what has come, at least one byte; 0 at the end of the stream."""
+        try:
+            return self._socket.recv_into(view)
+        except ConnectionResetError:
+            return 0
+        except OSError as error:
+            raise self.lost(error) from error
+
+    def wait_for_ever(self) -> None:
+        """From now on the peer may be silent: a machine that reads nothing is no error."""
+        self._limit_silence(0)
+
+    def _limit_silence(self, seconds: float) -> None:
+        timeval = _TIMEVAL.pack(int(seconds), int(seconds % 1 * 1e6))
+        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, timeval)
+        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, timeval)
+
     def _receive_once(self, view: memoryview) -> int:
         try:
             count = self._socket.recv_into(view, 0, socket.MSG_WAITALL)
@@ -98,7 +114,7 @@ class Channel:
             raise self.lost(error) from error
         if count == 0 and len(view):
             self.close()
-            raise NbdConnectionLost(address=self.address, why="the server closed it")
+            raise NbdConnectionLost(address=self.address, why="the peer closed it")
         return count
 
     def _receive_rest(self, view: memoryview, filled: int) -> None:
@@ -113,7 +129,7 @@ class Channel:
     def lost(self, error: OSError) -> NbdConnectionLost:
         """Close and say why; for the caller to raise."""
         why = (
-            f"the server was silent for {self._timeout_seconds:g} s"
+            f"the peer was silent for {self._timeout_seconds:g} s"
             if isinstance(error, BlockingIOError)
             else error.strerror or str(error)
         )
@@ -125,9 +141,13 @@ class Channel:
         self.close()
         return NbdPeerBroken(address=self.address, why=why)
 
-    def close(self) -> None:
-        """Close the socket; may be called twice, and from another thread to end a blocked call."""
-        self.closed = True
+    def hang_up(self) -> None:
+        """End the connection from any thread: calls blocked on it return. The owner still closes it."""
         with contextlib.suppress(OSError):
             self._socket.shutdown(socket.SHUT_RDWR)
+
+    def close(self) -> None:
+        """Close the socket; may be called twice. Only for the thread that uses it."""
+        self.closed = True
+        self.hang_up()
         self._socket.close()

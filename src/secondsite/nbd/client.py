@@ -318,8 +318,8 @@ class NbdClient:
         self._channel.close()
 
     def abort(self) -> None:
-        """Close at once, from any thread: a call that waits for the server ends with NbdConnectionLost."""
-        self._channel.close()
+        """Hang up, from any thread: a call that waits for the server ends with NbdConnectionLost."""
+        self._channel.hang_up()
 
     def _check(self, command: int, offset: int, length: int) -> None:
         """Refuse here what the server would have to refuse."""
