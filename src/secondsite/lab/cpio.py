@@ -1,8 +1,8 @@
-"""A cpio archive ("newc") as the Linux kernel unpacks it, made without device nodes, root or the cpio program.
+"""A cpio archive ("newc") as the Linux kernel unpacks it, made without device nodes, root or another program.
 
-Each entry: a header of 110 ASCII bytes (magic 070701, then 13 numbers of 8 hexadecimal digits), the name with a
-final zero byte, padding to 4, the data, padding to 4; the last entry is called TRAILER!!!. Source: the kernel's
-Documentation/driver-api/early-userspace/buffer-format.rst.
+Each entry: a header of 110 ASCII bytes (magic 070701, then 13 numbers of 8 hexadecimal digits), the name with
+a final zero byte, padding to 4, the data, padding to 4; the last entry is called TRAILER!!!. Source: the
+kernel's Documentation/driver-api/early-userspace/buffer-format.rst.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""The lab's guest: a Debian cloud kernel and a small initramfs with busybox, the guest agent and the workload.
+"""What the lab's guest boots: a Debian cloud kernel and a small initramfs with the agent and the workload.
 
-Made from Debian packages that are downloaded and unpacked, never installed, so the machine's own boot and init
-are not touched; works for any user. Kept in the cache under a name made of all versions that went in.
+Made from Debian packages that are downloaded and unpacked, never installed, so the machine's own boot and
+init are not touched; works for any user. Kept in the cache under a name made of all versions that went in.
 """
 
 from __future__ import annotations

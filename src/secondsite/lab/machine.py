@@ -1,4 +1,4 @@
-"""One guest of the lab as a libvirt machine: its disks, its domain, and what it says on console and channels."""
+"""A guest of the lab as a libvirt machine: its disks, its definition, its console, agent and channels."""
 
 from __future__ import annotations
 
@@ -167,6 +167,14 @@ class Guest:
         with self._domain() as domain:
             if domain.isActive():
                 domain.destroy()
+
+    def remove(self) -> None:
+        """Pull the plug, undefine it and delete its disks; checkpoints of anyone go with it."""
+        self.destroy()
+        with self._domain() as domain:
+            domain.undefineFlags(libvirt.VIR_DOMAIN_UNDEFINE_CHECKPOINTS_METADATA)
+        for path in (*self.disk_paths.values(), self.console_log):
+            path.unlink(missing_ok=True)
 
 
 def create_guest(site: Site, boot: BootFiles, spec: GuestSpec | None = None) -> Guest:

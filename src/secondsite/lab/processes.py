@@ -52,7 +52,7 @@ def run(
 
 
 def wait_until(
-    probe: Callable[[], T | None | bool],
+    probe: Callable[[], T | bool | None],
     *,
     what: str,
     root: Path,

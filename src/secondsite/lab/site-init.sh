@@ -21,6 +21,12 @@ if [ "$kind" = site ]; then
         mount --bind "$place/${pair%%:*}" "${pair#*:}"
     done
     mkdir -p /run/libvirt /run/lock
+    # The lab's guests are emulated, everywhere alike. A /dev/kvm that root can open and QEMU's user cannot makes
+    # libvirt probe QEMU again at every turn (15 s to define a machine), so nobody in the site can use it.
+    if [ -e /dev/kvm ]; then
+        install -m 0600 /dev/null "$place/no-kvm"
+        mount --bind "$place/no-kvm" /dev/kvm
+    fi
     mount -t tmpfs -o "size=$scratch_bytes,mode=0755" scratch "$place/scratch"
 fi
 

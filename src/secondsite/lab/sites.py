@@ -1,7 +1,7 @@
 """Two libvirt sites on one machine: each a network, mount and process namespace with a libvirt of its own.
 
-A third set of namespaces, the wan, joins them by a bridge, so that the line can be cut or made slow. Nothing is
-named or mounted outside: the namespaces hang on one process each (``site-init.sh``, process 1 inside), so
+A third set of namespaces, the wan, joins them by a bridge, so that the line can be cut or made slow. Nothing
+is named or mounted outside: the namespaces hang on one process each (``site-init.sh``, process 1 inside), so
 ending that process ends the site with all it ran and mounted, whatever happened to it before. The lab is
 recognised by its root directory in those processes' arguments; no state file can go stale.
 
@@ -22,7 +22,6 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO
 
 import libvirt
 
