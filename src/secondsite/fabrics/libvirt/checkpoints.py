@@ -1,0 +1,111 @@
+"""Our checkpoints at a domain: named with a prefix, so that other products' are never touched.
+
+libvirt keeps a chain: the bitmap of a checkpoint records what changed from it until the next. A backup
+counted from one merges all bitmaps from there on; deleting one merges its bitmap into the one before.
+"""
+
+from __future__ import annotations
+
+import re
+import subprocess
+from collections.abc import Iterable, Sequence
+from typing import Any
+from xml.etree import ElementTree as ET
+
+import libvirt
+
+from secondsite.base.errors import InvalidInput
+from secondsite.fabrics.libvirt import domxml
+
+PREFIX = "secondsite-"
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}\Z")
+
+# Without metadata a bitmap is unknown to libvirt but still in the image.
+_OFFLINE_SECONDS_MAX = 60
+
+
+def full_name(name: str) -> str:
+    """The name at the host. `name`: letters, digits, dot, dash, underscore; at most 100 characters."""
+    if not _NAME.match(name):
+        raise InvalidInput(what=f"checkpoint name {name[:80]!r}", why="it has characters a name cannot have")
+    return PREFIX + name
+
+
+def listed(domain: Any) -> list[str]:
+    """Our checkpoints, oldest first, without the prefix."""
+    topological = libvirt.VIR_DOMAIN_CHECKPOINT_LIST_TOPOLOGICAL
+    names = [checkpoint.getName() for checkpoint in domain.listAllCheckpoints(topological)]
+    return [name.removeprefix(PREFIX) for name in names if name.startswith(PREFIX)]
+
+
+def xml(name: str, devs: Sequence[str], all_devs: Iterable[str], note: str) -> str:
+    """A `<domaincheckpoint>` over exactly `devs`; disks not named must say so, or libvirt takes them in."""
+    root = ET.Element("domaincheckpoint")
+    ET.SubElement(root, "name").text = full_name(name)
+    ET.SubElement(root, "description").text = note
+    disks = ET.SubElement(root, "disks")
+    for dev in all_devs:
+        if dev in devs:
+            ET.SubElement(disks, "disk", name=dev, checkpoint="bitmap")
+        else:
+            ET.SubElement(disks, "disk", name=dev, checkpoint="no")
+    return ET.tostring(root, encoding="unicode")
+
+
+def note(domain: Any, name: str) -> str:
+    """What was written down with a checkpoint; empty when there is nothing."""
+    checkpoint = domain.checkpointLookupByName(full_name(name))
+    return domxml.parse(checkpoint.getXMLDesc(0)).findtext("description") or ""
+
+
+def delete(domain: Any, name: str, images: Iterable[str]) -> None:
+    """Delete one; unknown is fine. Of a machine that is off, its bitmaps are taken out of `images`.
+
+    Raises:
+        libvirt.libvirtError: the daemon refused (busy, gone).
+    """
+    try:
+        checkpoint = domain.checkpointLookupByName(full_name(name))
+    except libvirt.libvirtError as error:
+        if error.get_error_code() == libvirt.VIR_ERR_NO_DOMAIN_CHECKPOINT:
+            return
+        raise
+    if not domain.isActive():
+        _delete_offline(checkpoint, full_name(name), images)
+        return
+    try:
+        checkpoint.delete(0)
+    except libvirt.libvirtError as error:
+        if error.get_error_code() in {
+            libvirt.VIR_ERR_OPERATION_TIMEOUT,
+            libvirt.VIR_ERR_RESOURCE_BUSY,
+            libvirt.VIR_ERR_RPC,
+        }:
+            raise
+        # The bitmap is not there (QEMU was killed before it stored it): only libvirt's record is left.
+        checkpoint.delete(libvirt.VIR_DOMAIN_CHECKPOINT_DELETE_METADATA_ONLY)
+
+
+def _delete_offline(checkpoint: Any, name: str, images: Iterable[str]) -> None:
+    # libvirt deletes bitmaps through a running QEMU only. qemu-img takes the image's lock, so that a machine
+    # started at this moment makes it fail instead of both writing.
+    parent = checkpoint.getParent().getName() if _has_parent(checkpoint) else None
+    for image in images:
+        steps = [["--merge", name, image, parent]] if parent else []
+        for arguments in [*steps, ["--remove", image, name]]:
+            subprocess.run(
+                ["qemu-img", "bitmap", *arguments],
+                check=False,
+                capture_output=True,
+                timeout=_OFFLINE_SECONDS_MAX,
+            )
+    checkpoint.delete(libvirt.VIR_DOMAIN_CHECKPOINT_DELETE_METADATA_ONLY)
+
+
+def _has_parent(checkpoint: Any) -> bool:
+    try:
+        return checkpoint.getParent() is not None
+    except libvirt.libvirtError as error:
+        if error.get_error_code() == libvirt.VIR_ERR_NO_DOMAIN_CHECKPOINT:
+            return False
+        raise

@@ -1,0 +1,61 @@
+"""What travels with every point so that the machine can be defined elsewhere: XML and firmware variables."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from xml.etree import ElementTree as ET
+
+import libvirt
+
+from secondsite.base.files import read_limited
+from secondsite.fabrics.libvirt import domxml, inventory
+from secondsite.fabrics.libvirt.inventory import Found
+from secondsite.model.machines import Definition, Pool
+
+FORMAT = "libvirt-domain"
+NAMESPACE = "urn:secondsite:libvirt:1"
+# OVMF's are 128 or 528 KiB; they travel inside every point.
+FIRMWARE_BYTES_MAX = 4 * 1024 * 1024
+
+ET.register_namespace("secondsite", NAMESPACE)
+
+
+def tag(name: str) -> str:
+    """A name of ours inside `<metadata>`."""
+    return f"{{{NAMESPACE}}}{name}"
+
+
+def read(found: Found, known_pools: Iterable[Pool]) -> Definition:
+    """The definition as of now: what libvirt would start next time, with its secrets and firmware variables.
+
+    A disk's pool is no part of domain XML, and the mapping goes by pool: it is added as metadata.
+    """
+    pools = list(known_pools)
+    flags = libvirt.VIR_DOMAIN_XML_INACTIVE | libvirt.VIR_DOMAIN_XML_SECURE
+    root = domxml.parse(found.domain.XMLDesc(flags))
+    metadata = root.find("metadata")
+    if metadata is None:
+        metadata = ET.SubElement(root, "metadata")
+    for old in metadata.findall(tag("source")):
+        metadata.remove(old)
+    source = ET.SubElement(metadata, tag("source"))
+    for disk in found.disks:
+        pool = disk.pool or inventory.pool_of(disk.path, pools)
+        if disk.copied:
+            ET.SubElement(source, tag("disk"), {"dev": disk.dev, **({"pool": pool} if pool else {})})
+    # the live definition names it also where the next start's does not yet
+    path = domxml.nvram_path(found.xml) or domxml.nvram_path(root)
+    variables = None
+    if path and Path(path).exists():
+        variables = read_limited(Path(path), size_bytes_max=FIRMWARE_BYTES_MAX)
+    return Definition(format=FORMAT, text=ET.tostring(root, encoding="unicode"), firmware_variables=variables)
+
+
+def pools_of(root: ET.Element) -> dict[str, str]:
+    """Disk -> pool at the source, as `read` wrote it down."""
+    found = {}
+    for disk in root.findall(f"metadata/{tag('source')}/{tag('disk')}"):
+        if disk.get("pool"):
+            found[disk.get("dev", "")] = disk.get("pool", "")
+    return found
