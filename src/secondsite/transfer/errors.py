@@ -150,3 +150,13 @@ class PayloadLost(SecondsiteError):
     happened = "The spooled segment {path} is shorter than it was, or gone."
     cause = "The cache volume was damaged, emptied or filled by something else."
     action = "None: capture starts again from the last committed checkpoint. Check the volume."
+
+
+class ShipmentLost(SecondsiteError):
+    """Segments of an instant are neither here nor at the target."""
+
+    code = "ship.lost"
+    outcome = Outcome.FAILED
+    happened = "The changes of machine {machine} up to {what} cannot be sent: {why}."
+    cause = "The target's store lost segments it had acknowledged, or the cache lost segments it held."
+    action = "None: they are captured again, counted from the last committed checkpoint."
