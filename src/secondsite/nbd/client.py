@@ -339,7 +339,7 @@ class NbdClient:
 
     def _ask(self, request: Request, flags: int = 0, data: memoryview | None = None) -> Request:
         """One request, one answer."""
-        assert not self._requests, "finish reading before asking for something else"
+        assert self.closed or not self._requests, "finish reading before asking for something else"
         self._check(request.command, request.offset, request.length)
         self._send([request], flags, data)
         request = self._receive()
@@ -349,6 +349,8 @@ class NbdClient:
     def _send(self, requests: Sequence[Request], flags: int = 0, data: memoryview | None = None) -> None:
         if not requests:
             return
+        if self.closed:
+            raise NbdConnectionLost(address=self._channel.address, why="it was closed before")
         heads = bytearray()
         for request in requests:
             self._cookie += 1
