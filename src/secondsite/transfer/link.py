@@ -132,9 +132,8 @@ class HttpsLink:
                 interrupted = name in self._interrupted
             if interrupted:
                 head = connection.exchange("HEAD", target, {}, b"", seconds=self._idle_seconds)[0]
-                if head.headers.get("upload-complete") == "?1":
-                    return
-                # an answer that does not parse is no reason to give up: from the start is always right
+                # An answer that does not parse is no reason to give up: from the start is always right. Of a
+                # complete segment the last byte is sent, so that the target compares the hash.
                 text = head.headers.get("upload-offset", "")
                 offset = min(int(text), ref.stored_bytes - 1) if text.isdecimal() else 0
             headers = {

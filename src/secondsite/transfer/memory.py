@@ -8,6 +8,7 @@ from pathlib import Path
 from secondsite.base.units import MIB
 from secondsite.model.ids import KeyId, MachineId
 from secondsite.model.points import Claim, PointProposal, SegmentRef
+from secondsite.transfer import wire
 from secondsite.transfer.errors import LinkDown, TransferCancelled
 from secondsite.transfer.protocols import (
     ClaimRequest,
@@ -77,11 +78,13 @@ class MemoryLink:
     def claim(self, request: ClaimRequest) -> Claim:
         """See `Link`."""
         self._up()
+        wire.check_claim(request, request.machine, peer=self._peer.name)
         return self._receiver.claim(self._peer, request)
 
     def commit(self, proposal: PointProposal) -> CommittedPoint:
         """See `Link`."""
         self._up()
+        wire.check_proposal(proposal, proposal.machine, peer=self._peer.name)
         return self._receiver.commit(self._peer, proposal)
 
     def close(self) -> None:

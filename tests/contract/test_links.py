@@ -1,0 +1,303 @@
+"""One suite for every link: in memory, and mutual TLS to a real listener; both end in a real receiver."""
+
+from __future__ import annotations
+
+import concurrent.futures
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from secondsite.base.clock import SystemClock
+from secondsite.base.errors import SecondsiteError
+from secondsite.gateway.receive import GatewayReceiver, PeerRule
+from secondsite.journal.names import segment_name, wrapped_key_name
+from secondsite.journal.store import ObjectMissing
+from secondsite.journal.store_memory import MemoryStore
+from secondsite.model.points import ZERO_HASH
+from secondsite.transfer.ingest import IngestServer
+from secondsite.transfer.link import HttpsLink
+from secondsite.transfer.memory import MemoryLink
+from secondsite.transfer.protocols import ClaimRequest, Link, Peer, Receiver, can_retry, error_code
+from support.transfer import DISK, KEY, MACHINE, OTHER_MACHINE, Certificates, Events, Made, Maker, new_machine
+
+PEER = "gateway-a.site-a"
+THIRD = "gateway-c.site-c"
+TARGET = "gateway-b.site-b"
+
+
+@dataclass
+class Rig:
+    """A link and what is behind it."""
+
+    link: Link
+    other: Link  # the same target, as the peer THIRD
+    store: MemoryStore
+    receiver: GatewayReceiver
+    events: Events
+
+
+def _links(kind: str, receiver: Receiver, events: Events, directory: Path) -> Iterator[tuple[Link, Link]]:
+    if kind == "memory":
+        yield MemoryLink(receiver, Peer(name=PEER)), MemoryLink(receiver, Peer(name=THIRD))
+        return
+    certificates = Certificates(directory)
+    server = IngestServer(
+        receiver,
+        certificates.of(TARGET),
+        ("127.0.0.1", 0),
+        name=TARGET,
+        clock=SystemClock(),
+        events=events,
+    )
+    host, port = server.start()
+    links = [
+        HttpsLink(f"https://{host}:{port}", TARGET, certificates.of(name), clock=SystemClock())
+        for name in (PEER, THIRD)
+    ]
+    yield links[0], links[1]
+    for link in links:
+        link.close()
+    server.close()
+
+
+@pytest.fixture(params=["memory", "tls"])
+def rig(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Rig]:
+    events = Events()
+    store = MemoryStore()
+    receiver = GatewayReceiver(
+        store,
+        peers={PEER: PeerRule(frozenset({MACHINE})), THIRD: PeerRule()},
+        clock=SystemClock(),
+        events=events,
+    )
+    for link, other in _links(request.param, receiver, events, tmp_path):
+        yield Rig(link, other, store, receiver, events)
+
+
+def _key(made: Made, machine: str = MACHINE) -> str:
+    return segment_name(MACHINE, made.ref.epoch, made.ref.disk, made.ref.id)
+
+
+def _refused(call: object, code: str, *, retryable: bool = False) -> SecondsiteError:
+    assert callable(call)
+    with pytest.raises(SecondsiteError) as caught:
+        call()
+    assert error_code(caught.value) == code, caught.value
+    assert can_retry(caught.value) is retryable
+    assert all(caught.value.sentences())
+    return caught.value
+
+
+def test_a_new_machine_has_an_empty_head_and_gets_its_first_claim_from_the_target(rig: Rig) -> None:
+    maker = Maker()
+    head = rig.link.head(MACHINE)
+    assert (head.number, head.epoch, head.hash, head.point, head.claimant) == (0, 0, ZERO_HASH, None, None)
+    assert maker.claim(rig.link) == 1
+    head = rig.link.head(MACHINE)
+    assert (head.number, head.epoch, head.claimant) == (1, 1, PEER)
+    assert rig.receiver.journal(MACHINE).head().hash == head.hash
+
+
+def test_segments_then_a_point(rig: Rig) -> None:
+    maker = Maker()
+    maker.claim(rig.link)
+    segments = [maker.segment(size) for size in (1_000, 70_000, 3_000_000)]
+    rig.link.put_key(MACHINE, KEY, b"wrapped")
+    for made in segments:
+        rig.link.send_segment(MACHINE, made.ref, made.data)
+    point = rig.link.commit(maker.proposal(*segments))
+    assert point.number == 2
+    assert rig.link.head(MACHINE).point_in_epoch == point
+    for made in segments:
+        assert rig.store.get(_key(made), size_bytes_max=10**9) == made.data
+    assert rig.store.get(wrapped_key_name(MACHINE, KEY), size_bytes_max=100) == b"wrapped"
+    journal = rig.receiver.journal(MACHINE)
+    assert [s.id for s in journal.point(2).segments] == [made.ref.id for made in segments]
+    assert "receive.committed" in rig.events.codes()
+
+
+def test_a_segment_from_a_file_and_from_memory_are_the_same(rig: Rig, tmp_path: Path) -> None:
+    maker = Maker()
+    maker.claim(rig.link)
+    made = maker.segment(2_500_000)
+    path = tmp_path / "segment"
+    path.write_bytes(made.data)
+    rig.link.send_segment(MACHINE, made.ref, path)
+    rig.link.send_segment(MACHINE, made.ref, bytearray(made.data))
+    assert rig.store.get(_key(made), size_bytes_max=10**9) == made.data
+
+
+def test_a_repeated_segment_is_accepted_and_one_with_other_bytes_is_refused(rig: Rig) -> None:
+    maker = Maker()
+    maker.claim(rig.link)
+    made = maker.segment()
+    for _ in range(3):
+        rig.link.send_segment(MACHINE, made.ref, made.data)
+    other = maker.segment()
+    for same_name in (
+        msgspec.structs.replace(other.ref, id=made.ref.id),  # of the same size
+        msgspec.structs.replace(maker.segment(1_000).ref, id=made.ref.id),
+    ):
+        data = other.data[: same_name.stored_bytes]
+        _refused(lambda r=same_name, d=data: rig.link.send_segment(MACHINE, r, d), "link.segment-conflict")
+    assert rig.store.get(_key(made), size_bytes_max=10**9) == made.data
+
+
+def test_bytes_that_do_not_have_their_hash_are_dropped_and_can_be_sent_again(rig: Rig) -> None:
+    maker = Maker()
+    maker.claim(rig.link)
+    made = maker.segment(2_000_000)
+    damaged = bytearray(made.data)
+    damaged[1_500_000] ^= 1
+    _refused(lambda: rig.link.send_segment(MACHINE, made.ref, damaged), "link.hash-mismatch", retryable=True)
+    with pytest.raises(ObjectMissing):
+        rig.store.size(_key(made))
+    assert "receive.hash-mismatch" in rig.events.codes()
+    rig.link.send_segment(MACHINE, made.ref, made.data)
+    assert rig.store.get(_key(made), size_bytes_max=10**9) == made.data
+
+
+def test_parallel_and_out_of_order(rig: Rig) -> None:
+    maker = Maker()
+    maker.claim(rig.link)
+    segments = [maker.segment(200_000 + i) for i in range(24)]
+    order = segments * 2  # each twice, some at the same time
+    maker.chance.shuffle(order)
+    with concurrent.futures.ThreadPoolExecutor(8) as pool:
+        for future in [pool.submit(rig.link.send_segment, MACHINE, m.ref, m.data) for m in order]:
+            error = future.exception()
+            # the other upload of the same segment may have taken over
+            assert error is None or (isinstance(error, SecondsiteError) and can_retry(error)), error
+    for made in segments:
+        rig.link.send_segment(MACHINE, made.ref, made.data)
+    rig.link.commit(maker.proposal(*segments))
+    for made in segments:
+        assert rig.store.get(_key(made), size_bytes_max=10**9) == made.data
+
+
+def test_a_commit_before_its_segments_is_refused_and_names_what_is_missing(rig: Rig) -> None:
+    maker = Maker()
+    maker.claim(rig.link)
+    here, missing = maker.segment(), maker.segment()
+    rig.link.send_segment(MACHINE, here.ref, here.data)
+    proposal = maker.proposal(here, missing)
+    error = _refused(lambda: rig.link.commit(proposal), "journal.segments-missing", retryable=True)
+    assert missing.ref.id in str(error)
+    assert here.ref.id not in str(error)
+    assert rig.link.head(MACHINE).point is None
+    rig.link.send_segment(MACHINE, missing.ref, missing.data)
+    assert rig.link.commit(proposal).number == 2
+
+
+def test_a_proposal_is_committed_once(rig: Rig) -> None:
+    maker = Maker()
+    maker.claim(rig.link)
+    made = maker.segment()
+    rig.link.send_segment(MACHINE, made.ref, made.data)
+    proposal = maker.proposal(made)
+    first = rig.link.commit(proposal)
+    assert rig.link.commit(proposal) == first
+    assert len(rig.receiver.journal(MACHINE).points()) == 1
+
+
+def test_a_claim_is_made_once_and_only_at_the_head_it_saw(rig: Rig) -> None:
+    request = ClaimRequest(
+        machine=MACHINE,
+        machine_name="web-1",
+        reason="first copy",
+        nonce="ab" * 16,
+        expected_number=0,
+        expected_hash=ZERO_HASH,
+    )
+    first = rig.link.claim(request)
+    assert rig.link.claim(request) == first
+    _refused(lambda: rig.link.claim(msgspec.structs.replace(request, nonce="cd" * 16)), "journal.head-moved")
+    assert rig.link.head(MACHINE).epoch == 1
+
+
+def test_a_source_of_an_older_epoch_is_told_so_everywhere(rig: Rig) -> None:
+    maker = Maker()
+    maker.claim(rig.link)
+    made = maker.segment()
+    rig.link.send_segment(MACHINE, made.ref, made.data)
+    proposal = maker.proposal(made)
+    journal = rig.receiver.journal(MACHINE)
+    journal.claim(
+        name="web-1", claimant=TARGET, reason="failover", clock=SystemClock(), expected=journal.head()
+    )
+    late = maker.segment()
+    error = _refused(lambda: rig.link.commit(proposal), "journal.epoch-superseded")
+    assert "failover" in error.sentences()[1]
+    rig.receiver.head(Peer(name=PEER), MACHINE)  # segments are judged by a head a second old at most
+    _refused(lambda: rig.link.send_segment(MACHINE, late.ref, late.data), "journal.epoch-superseded")
+    _refused(lambda: maker.claim(rig.link, "resync"), "link.claim-refused")
+    head = rig.link.head(MACHINE)
+    assert (head.epoch, head.claimant, head.point) == (2, TARGET, None)
+
+
+def test_a_peer_writes_only_what_it_may(rig: Rig) -> None:
+    maker = Maker()
+    stranger = Maker(2, OTHER_MACHINE)
+    made = stranger.segment()
+    for call in (
+        lambda: rig.link.head(OTHER_MACHINE),
+        lambda: stranger.claim(rig.link),
+        lambda: rig.link.send_segment(OTHER_MACHINE, made.ref, made.data),
+        lambda: rig.link.put_key(OTHER_MACHINE, KEY, b"x"),
+        lambda: rig.link.commit(stranger.proposal(made)),
+    ):
+        _refused(call, "link.peer-not-allowed")
+    # a peer that may write anything still may not write what another one writes
+    maker.claim(rig.link)
+    mine = maker.segment()
+    for call in (
+        lambda: rig.other.send_segment(MACHINE, mine.ref, mine.data),
+        lambda: rig.other.put_key(MACHINE, KEY, b"x"),
+        lambda: rig.other.commit(maker.proposal(mine)),
+    ):
+        _refused(call, "link.peer-not-allowed")
+    _refused(lambda: maker.claim(rig.other), "link.claim-refused")
+    assert Maker(3, fresh := new_machine()).claim(rig.other) == 1
+    assert rig.other.head(fresh).claimant == THIRD
+
+
+def test_a_wrapped_key_never_changes(rig: Rig) -> None:
+    Maker().claim(rig.link)
+    rig.link.put_key(MACHINE, KEY, b"wrapped")
+    rig.link.put_key(MACHINE, KEY, b"wrapped")
+    _refused(lambda: rig.link.put_key(MACHINE, KEY, b"other"), "link.segment-conflict")
+
+
+@pytest.mark.parametrize(
+    ("change", "code"),
+    [
+        ({"epoch": 0}, "link.protocol"),
+        ({"nonce": "x"}, "link.protocol"),
+        ({"disks": ()}, "link.protocol"),
+        ({"machine_name": "x" * 300}, "link.protocol"),
+    ],
+    ids=lambda value: str(value)[:30],
+)
+def test_malformed_proposals_are_refused(rig: Rig, change: dict[str, object], code: str) -> None:
+    maker = Maker()
+    maker.claim(rig.link)
+    proposal = msgspec.structs.replace(maker.proposal(), **change)
+    _refused(lambda: rig.link.commit(proposal), code)
+    assert rig.link.head(MACHINE).point is None
+
+
+def test_the_link_can_be_used_again_after_every_refusal(rig: Rig) -> None:
+    maker = Maker()
+    maker.claim(rig.link)
+    for _ in range(3):
+        made = maker.segment(3_000_000)
+        damaged = made.data[:-1] + b"?"
+        with pytest.raises(SecondsiteError):
+            rig.link.send_segment(MACHINE, made.ref, damaged)
+        with pytest.raises(SecondsiteError):
+            rig.link.head(OTHER_MACHINE)
+        rig.link.send_segment(MACHINE, made.ref, made.data)
+    assert made.ref.disk == DISK
