@@ -11,6 +11,7 @@ from typing import Annotated
 
 import msgspec
 
+from secondsite.model.events import Event
 from secondsite.model.ids import DiskId, MachineId
 from secondsite.model.machines import Host, Machine, Network, Pool
 from secondsite.model.points import Consistency
@@ -177,6 +178,13 @@ class Inventory(Wire, frozen=True, kw_only=True):
     machines: tuple[Machine, ...]
     networks: tuple[Network, ...]
     pools: tuple[Pool, ...]
+
+
+class EventEntry(Wire, frozen=True, kw_only=True):
+    """An event with its place in the gateway's sequence."""
+
+    number: int
+    event: Event
 
 
 class ChallengeReply(Wire, frozen=True, kw_only=True):

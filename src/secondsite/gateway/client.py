@@ -1,0 +1,185 @@
+"""A typed client of a gateway's control API.
+
+`http.client` over the unix socket, not httpx: a command must start fast, and importing httpx alone took
+250 ms where this takes 20. Every error the gateway answers with becomes a `RemoteError` with its sentences.
+"""
+
+from __future__ import annotations
+
+import http.client
+import os
+import socket
+from pathlib import Path
+from typing import Any, TypeVar
+from urllib.parse import quote
+
+import msgspec
+
+from secondsite.base.errors import Outcome, RemoteError, SecondsiteError
+from secondsite.gateway.messages import (
+    ChallengeReply,
+    CleanUp,
+    EventEntry,
+    ExportRequest,
+    ExportStatus,
+    GatewayStatus,
+    Inventory,
+    PointSummary,
+    PointTaken,
+    ProtectionStatus,
+    ProtectRequest,
+    StartTestFailover,
+    TestFailoverStatus,
+)
+
+_T = TypeVar("_T")
+# A status with thousands of points stays below a few megabytes; more is not an answer of ours.
+ANSWER_BYTES_MAX = 64 * 1024 * 1024
+# The slowest call waits up to 120 s for a point to be committed.
+SECONDS_MAX = 150.0
+
+
+class GatewayUnreachable(SecondsiteError):
+    """Nobody answers on the control socket."""
+
+    code = "gateway.unreachable"
+    outcome = Outcome.UNAVAILABLE
+    happened = "No gateway answers at {socket}: {why}."
+    cause = "It is not running, or it listens on another socket, or this user may not open the socket."
+    action = (
+        "Start it with `secondsite gateway --config FILE`, or name its socket with --gateway or "
+        "SECONDSITE_GATEWAY; the socket belongs to the user the gateway runs as."
+    )
+
+
+class GatewayAnswerUnknown(SecondsiteError):
+    """The answer does not parse."""
+
+    code = "gateway.answer-unknown"
+    happened = "The gateway at {socket} answered in a way this command does not understand: {why}."
+    cause = "The command and the gateway are of different versions."
+    action = "Compare `secondsite --version` at both ends and update the older one."
+
+
+class _UnixConnection(http.client.HTTPConnection):
+    def __init__(self, path: Path) -> None:
+        super().__init__("gateway", timeout=SECONDS_MAX)
+        self._socket_path = path
+
+    def connect(self) -> None:
+        self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self.sock.settimeout(SECONDS_MAX)
+        try:
+            self.sock.connect(os.fspath(self._socket_path))
+        except OSError:
+            self.sock.close()
+            raise
+
+
+class GatewayClient:
+    """One connection to one gateway; not thread-safe. Methods raise RemoteError or GatewayUnreachable."""
+
+    def __init__(self, socket_path: Path) -> None:
+        self._path = socket_path
+        self._connection = _UnixConnection(socket_path)
+
+    def close(self) -> None:
+        """Drop the connection."""
+        self._connection.close()
+
+    def __enter__(self) -> GatewayClient:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _request(self, method: str, path: str, kind: type[_T], body: object = None) -> _T:
+        data = b"" if body is None else msgspec.json.encode(body)
+        try:
+            self._connection.request(method, path, data, {"content-type": "application/json"})
+            answer = self._connection.getresponse()
+            text = answer.read(ANSWER_BYTES_MAX)
+        except (OSError, http.client.HTTPException) as error:
+            self._connection.close()
+            why = getattr(error, "strerror", None) or str(error) or type(error).__name__
+            raise GatewayUnreachable(socket=self._path, why=why) from None
+        try:
+            if answer.status >= 400:
+                raise RemoteError(msgspec.json.decode(text, type=dict[str, Any]))
+            return msgspec.json.decode(text, type=kind)
+        except msgspec.MsgspecError as error:
+            raise GatewayAnswerUnknown(socket=self._path, why=error) from None
+
+    # the gateway
+
+    def status(self) -> GatewayStatus:
+        """Everything the gateway knows of itself."""
+        return self._request("GET", "/v1/status", GatewayStatus)
+
+    def inventory(self) -> Inventory:
+        """Hosts, machines, networks and pools."""
+        return self._request("GET", "/v1/inventory", Inventory)
+
+    def events(self, *, after: int = 0, limit: int = 1000) -> list[EventEntry]:
+        """Events after a number, oldest first."""
+        return self._request("GET", f"/v1/events?after={after}&limit={limit}", list[EventEntry])
+
+    # protections
+
+    def challenge(self) -> ChallengeReply:
+        """The question to answer with the recovery key."""
+        return self._request("GET", "/v1/challenge", ChallengeReply)
+
+    def protection(self, machine: str) -> ProtectionStatus:
+        """One protection, by the machine's name or id."""
+        return self._request("GET", f"/v1/protections/{quote(machine, safe='')}", ProtectionStatus)
+
+    def protect(self, machine: str, request: ProtectRequest) -> ProtectionStatus:
+        """Protect, or change how."""
+        return self._request("PUT", f"/v1/protections/{quote(machine, safe='')}", ProtectionStatus, request)
+
+    def unprotect(self, machine: str) -> None:
+        """End a protection."""
+        self._request("DELETE", f"/v1/protections/{quote(machine, safe='')}", type(None))
+
+    def take_point(self, machine: str) -> PointTaken:
+        """An application-consistent point, now."""
+        return self._request("POST", f"/v1/protections/{quote(machine, safe='')}/point", PointTaken)
+
+    # replicas
+
+    def points(self, machine: str) -> list[PointSummary]:
+        """Recovery points, oldest first."""
+        return self._request("GET", f"/v1/machines/{quote(machine, safe='')}/points", list[PointSummary])
+
+    def exports(self, machine: str) -> list[ExportStatus]:
+        """What is served now."""
+        return self._request("GET", f"/v1/machines/{quote(machine, safe='')}/exports", list[ExportStatus])
+
+    def start_export(self, machine: str, request: ExportRequest) -> ExportStatus:
+        """Serve a point."""
+        return self._request("POST", f"/v1/machines/{quote(machine, safe='')}/exports", ExportStatus, request)
+
+    def end_export(self, machine: str, export: str) -> None:
+        """Stop serving a point."""
+        self._request("DELETE", f"/v1/machines/{quote(machine, safe='')}/exports/{export}", type(None))
+
+    def start_test_failover(self, machine: str, request: StartTestFailover) -> TestFailoverStatus:
+        """Begin; poll `operation` with the id."""
+        return self._request(
+            "POST", f"/v1/machines/{quote(machine, safe='')}/test-failover", TestFailoverStatus, request
+        )
+
+    def clean_up(self, machine: str, request: CleanUp) -> TestFailoverStatus:
+        """Begin a clean-up; poll `operation` with the id."""
+        return self._request(
+            "DELETE", f"/v1/machines/{quote(machine, safe='')}/test-failover", TestFailoverStatus, request
+        )
+
+    def test_failovers(self) -> list[TestFailoverStatus]:
+        """Running and past ones."""
+        return self._request("GET", "/v1/test-failovers", list[TestFailoverStatus])
+
+    def operation(self, identity: str) -> TestFailoverStatus:
+        """How far a test failover or its clean-up has come."""
+        return self._request("GET", f"/v1/operations/{quote(identity, safe='')}", TestFailoverStatus)

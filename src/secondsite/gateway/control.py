@@ -1,0 +1,368 @@
+"""The control API of one gateway: JSON over HTTP on a unix socket that only its owner can open.
+
+Handlers parse, resolve the machine, call a service in a worker thread and encode the answer; nothing is
+decided here. Every error is `SecondsiteError.as_dict()` under the status its outcome maps to. What takes long
+(a test failover) answers 202 with a record whose id is polled at ``/v1/operations/{id}``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Protocol, TypeVar
+
+import msgspec
+from starlette.applications import Starlette
+from starlette.concurrency import run_in_threadpool
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from secondsite import __version__
+from secondsite.base.clock import Clock
+from secondsite.base.errors import InvalidInput, Outcome, RemoteError, SecondsiteError
+from secondsite.fabrics.base import Fabric
+from secondsite.gateway.messages import (
+    ChallengeReply,
+    CleanUp,
+    EventEntry,
+    ExportRequest,
+    GatewayStatus,
+    Inventory,
+    PointTaken,
+    ProtectionStatus,
+    ProtectRequest,
+    StartTestFailover,
+)
+from secondsite.gateway.names import resolve
+from secondsite.gateway.recover import Recovery
+from secondsite.gateway.recoverykey import RecoveryKeyGuard
+from secondsite.model.events import Event
+from secondsite.model.ids import MachineId
+
+# The largest body is a protection with its mappings: some kilobytes. More is a mistake or an attack.
+BODY_BYTES_MAX = 64 * 1024
+EVENTS_MAX = 1000
+POINT_SECONDS_MAX = 120.0
+
+STATUS_OF = {
+    Outcome.OK: 200,
+    Outcome.FAILED: 500,
+    Outcome.USAGE: 400,
+    Outcome.NOT_FOUND: 404,
+    Outcome.REFUSED: 409,
+    Outcome.UNAVAILABLE: 503,
+    Outcome.DAMAGED: 500,
+    Outcome.CANCELLED: 503,
+}
+_ENCODER = msgspec.json.Encoder()
+_T = TypeVar("_T")
+
+
+class RoleMissing(SecondsiteError):
+    """This gateway was not configured for what was asked."""
+
+    code = "gateway.role-missing"
+    outcome = Outcome.REFUSED
+    happened = "Gateway {name} has no {role}."
+    cause = "Its configuration names none; the other site's gateway may be the one to ask."
+    action = "Give that gateway's control socket with --gateway, or add the {role} to the configuration."
+
+
+class RouteUnknown(SecondsiteError):
+    """No such resource or method."""
+
+    code = "control.route-unknown"
+    outcome = Outcome.NOT_FOUND
+    happened = "The gateway has nothing at {method} {path}."
+    cause = "The command and the gateway are of different versions."
+    action = "Compare `secondsite --version` at both ends and update the older one."
+
+
+class InternalFailure(SecondsiteError):
+    """A defect of ours, told without hiding it."""
+
+    code = "control.internal"
+    happened = "The gateway failed on this request: {kind}: {text}."
+    cause = "A defect in secondsite; the gateway's log has the traceback."
+    action = "Report it with the log; replication is not affected."
+
+
+class ProtectionService(Protocol):
+    """The source side: what this gateway protects. Calls may block; thread-safe."""
+
+    def statuses(self) -> Sequence[ProtectionStatus]:
+        """Every protection as of now."""
+
+    def protect(self, machine: MachineId, request: ProtectRequest) -> ProtectionStatus:
+        """Take it under protection or change how; the key was proved already. Idempotent."""
+
+    def unprotect(self, machine: MachineId) -> None:
+        """End it and remove everything of ours from the machine and its host. Points stay at the target."""
+
+    def take_point(self, machine: MachineId, *, seconds_max: float) -> PointTaken:
+        """Make an application-consistent point now and wait until it is committed."""
+
+
+class EventReader(Protocol):
+    """The gateway's recent events, numbered from 1."""
+
+    def since(self, number: int, limit: int) -> Sequence[tuple[int, Event]]:
+        """Events with a number above `number`, oldest first, at most `limit`."""
+
+
+@dataclass(frozen=True)
+class ControlServices:
+    """What the API is a face of; a missing role is None."""
+
+    name: str
+    site: str
+    clock: Clock
+    events: EventReader
+    fabric: Fabric | None = None
+    protections: ProtectionService | None = None
+    recovery_key: RecoveryKeyGuard | None = None
+    recovery: Recovery | None = None
+
+
+def error_status(error: SecondsiteError) -> int:
+    """The HTTP status of an error, also of one another process reported."""
+    return STATUS_OF[error.remote_outcome if isinstance(error, RemoteError) else error.outcome]
+
+
+def error_response(error: SecondsiteError) -> Response:
+    """The error as it goes out."""
+    return _json(error.as_dict(), error_status(error))
+
+
+def _json(value: object, status: int = 200) -> Response:
+    return Response(_ENCODER.encode(value), status, media_type="application/json")
+
+
+async def _body(request: Request, kind: type[_T]) -> _T:
+    data = bytearray()
+    async for chunk in request.stream():
+        data += chunk
+        if len(data) > BODY_BYTES_MAX:
+            raise InvalidInput(what="the request body", why=f"it is larger than {BODY_BYTES_MAX} bytes")
+    try:
+        return msgspec.json.decode(data, type=kind)
+    except msgspec.MsgspecError as error:
+        raise InvalidInput(what="the request body", why=str(error)) from None
+
+
+def _integer(request: Request, name: str, default: int) -> int:
+    text = request.query_params.get(name, str(default))
+    if not text.isdecimal() or len(text) > 18:
+        raise InvalidInput(what=f"the parameter {name}", why="it is not a whole number")
+    return int(text)
+
+
+class ControlApi:
+    """The handlers. One instance a gateway; holds no state of its own."""
+
+    def __init__(self, services: ControlServices) -> None:
+        self._services = services
+
+    def routes(self) -> list[Route]:
+        """Path, method and handler: the whole API at a glance."""
+        table: list[tuple[str, str, Callable[[Request], Awaitable[Response]]]] = [
+            ("GET", "/v1/status", self.status),
+            ("GET", "/v1/inventory", self.inventory),
+            ("GET", "/v1/events", self.events),
+            ("GET", "/v1/challenge", self.challenge),
+            ("GET", "/v1/protections/{machine}", self.protection),
+            ("PUT", "/v1/protections/{machine}", self.protect),
+            ("DELETE", "/v1/protections/{machine}", self.unprotect),
+            ("POST", "/v1/protections/{machine}/point", self.take_point),
+            ("GET", "/v1/machines/{machine}/points", self.points),
+            ("GET", "/v1/machines/{machine}/exports", self.exports),
+            ("POST", "/v1/machines/{machine}/exports", self.start_export),
+            ("DELETE", "/v1/machines/{machine}/exports/{id}", self.end_export),
+            ("POST", "/v1/machines/{machine}/test-failover", self.start_test_failover),
+            ("DELETE", "/v1/machines/{machine}/test-failover", self.clean_up),
+            ("GET", "/v1/test-failovers", self.list_test_failovers),
+            ("GET", "/v1/operations/{id}", self.operation),
+        ]
+        return [Route(path, handler, methods=[method]) for method, path, handler in table]
+
+    # roles
+
+    def _missing(self, role: str) -> RoleMissing:
+        return RoleMissing(name=self._services.name, role=role)
+
+    def _fabric(self) -> Fabric:
+        if self._services.fabric is None:
+            raise self._missing("fabric")
+        return self._services.fabric
+
+    def _protections(self) -> ProtectionService:
+        if self._services.protections is None:
+            raise self._missing("protection role (fabric and peers)")
+        return self._services.protections
+
+    def _recovery(self) -> Recovery:
+        if self._services.recovery is None:
+            raise self._missing("replica store")
+        return self._services.recovery
+
+    def _resolve(self, text: str, candidates: Iterable[tuple[MachineId, str]], kind: str) -> MachineId:
+        return resolve(text, candidates, kind=kind, where=f"gateway {self._services.name}")
+
+    def _protected(self, request: Request) -> MachineId:
+        pairs = [(status.machine, status.name) for status in self._protections().statuses()]
+        return self._resolve(request.path_params["machine"], pairs, "protected machine")
+
+    def _replica(self, request: Request) -> MachineId:
+        return self._resolve(request.path_params["machine"], self._recovery().machines(), "replica")
+
+    # the gateway
+
+    async def status(self, _request: Request) -> Response:
+        """Everything at once."""
+        return await _call(self._status)
+
+    def _status(self) -> GatewayStatus:
+        services = self._services
+        recovery = services.recovery
+        return GatewayStatus(
+            name=services.name,
+            site=services.site,
+            version=__version__,
+            at=services.clock.utc().isoformat(),
+            protections=tuple(services.protections.statuses()) if services.protections else (),
+            replicas=tuple(recovery.replicas()) if recovery else (),
+            test_failovers=tuple(recovery.test_failovers()) if recovery else (),
+        )
+
+    async def inventory(self, _request: Request) -> Response:
+        """Hosts, machines, networks and pools of the site."""
+        return await _call(self._inventory)
+
+    def _inventory(self) -> Inventory:
+        fabric = self._fabric()
+        return Inventory(
+            hosts=tuple(fabric.hosts()),
+            machines=tuple(fabric.machines()),
+            networks=tuple(fabric.networks()),
+            pools=tuple(fabric.pools()),
+        )
+
+    async def events(self, request: Request) -> Response:
+        """Events after a number, oldest first."""
+        after = _integer(request, "after", 0)
+        limit = min(_integer(request, "limit", EVENTS_MAX), EVENTS_MAX)
+        found = await run_in_threadpool(self._services.events.since, after, limit)
+        return _json([EventEntry(number=number, event=event) for number, event in found])
+
+    # protections
+
+    async def challenge(self, _request: Request) -> Response:
+        """A question for the holder of the recovery key."""
+        return await _call(self._challenge)
+
+    def _challenge(self) -> ChallengeReply:
+        if self._services.recovery_key is None:
+            raise self._missing("vault key")
+        return self._services.recovery_key.challenge()
+
+    async def protection(self, request: Request) -> Response:
+        """One protection."""
+
+        def find() -> ProtectionStatus:
+            machine = self._protected(request)
+            return next(status for status in self._protections().statuses() if status.machine == machine)
+
+        return await _call(find)
+
+    async def protect(self, request: Request) -> Response:
+        """Check the proof of the recovery key, then protect."""
+        body = await _body(request, ProtectRequest)
+
+        def run() -> ProtectionStatus:
+            service = self._protections()
+            pairs = [(machine.id, machine.name) for machine in self._fabric().machines()]
+            machine = self._resolve(request.path_params["machine"], pairs, "machine")
+            if self._services.recovery_key is None:
+                raise self._missing("vault key")
+            self._services.recovery_key.check(body.nonce, body.proof, body.key_file)
+            return service.protect(machine, body)
+
+        return await _call(run)
+
+    async def unprotect(self, request: Request) -> Response:
+        """End a protection."""
+        return await _call(lambda: self._protections().unprotect(self._protected(request)))
+
+    async def take_point(self, request: Request) -> Response:
+        """An application-consistent point, now."""
+        return await _call(
+            lambda: self._protections().take_point(self._protected(request), seconds_max=POINT_SECONDS_MAX)
+        )
+
+    # replicas
+
+    async def points(self, request: Request) -> Response:
+        """Recovery points, oldest first."""
+        return await _call(lambda: self._recovery().points(self._replica(request)))
+
+    async def exports(self, request: Request) -> Response:
+        """What of the machine is served now."""
+        return await _call(lambda: self._recovery().exports(self._replica(request)))
+
+    async def start_export(self, request: Request) -> Response:
+        """Serve a point's disks until ended."""
+        body = await _body(request, ExportRequest)
+        return await _call(lambda: self._recovery().start_export(self._replica(request), body), 201)
+
+    async def end_export(self, request: Request) -> Response:
+        """Stop serving and let go of the point."""
+        export = request.path_params["id"]
+        return await _call(lambda: self._recovery().end_export(self._replica(request), export))
+
+    async def start_test_failover(self, request: Request) -> Response:
+        """Begin a test failover; poll the operation."""
+        body = await _body(request, StartTestFailover)
+        return await _call(lambda: self._recovery().start_test_failover(self._replica(request), body), 202)
+
+    async def clean_up(self, request: Request) -> Response:
+        """Begin the clean-up of a test failover; poll the operation."""
+        body = await _body(request, CleanUp)
+        return await _call(lambda: self._recovery().clean_up(self._replica(request), body), 202)
+
+    async def list_test_failovers(self, _request: Request) -> Response:
+        """Test failovers, past ones with their notes."""
+        return await _call(lambda: self._recovery().test_failovers())
+
+    async def operation(self, request: Request) -> Response:
+        """How far a long operation has come."""
+        return await _call(lambda: self._recovery().test_failover(request.path_params["id"]))
+
+
+async def _call(function: Callable[[], object], status: int = 200) -> Response:
+    return _json(await run_in_threadpool(function), status)
+
+
+def build_app(services: ControlServices, on_failure: Callable[[BaseException], None]) -> Starlette:
+    """The API as an ASGI application; `on_failure` is told of defects (with their traceback)."""
+
+    async def known(request: Request, error: Exception) -> Response:  # noqa: ARG001
+        assert isinstance(error, SecondsiteError)
+        return error_response(error)
+
+    async def unknown_route(request: Request, error: Exception) -> Response:
+        assert isinstance(error, HTTPException)
+        wrong = RouteUnknown(method=request.method, path=request.url.path)
+        return _json(wrong.as_dict(), error.status_code)
+
+    async def defect(request: Request, error: Exception) -> Response:  # noqa: ARG001
+        on_failure(error)
+        return error_response(InternalFailure(kind=type(error).__name__, text=str(error)[:500]))
+
+    app = Starlette(
+        routes=ControlApi(services).routes(),
+        exception_handlers={SecondsiteError: known, HTTPException: unknown_route, Exception: defect},
+    )
+    app.router.redirect_slashes = False
+    return app

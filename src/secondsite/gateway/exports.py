@@ -1,0 +1,431 @@
+"""Exports: one process for each point served, so that a gateway's restart or upgrade cuts no guest's disks.
+
+An export is a directory ``<state>/exports/<id>/`` with:
+
+* ``spec.json``: what to serve and where; written before anything is done (the intent), removed last;
+* ``lock``: held by the serving process for as long as it lives: the truth about whether it does;
+* ``run.json``: the process's number, or the error it ended with.
+
+Order: spec, pin in the store, process; in reverse at the end. Every step may be repeated, so a gateway that
+finds a spec after a crash goes on from wherever the last one was: pins first, then processes (rule 11).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import pwd
+import select
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+import msgspec
+
+from secondsite.base import files
+from secondsite.base.clock import Clock
+from secondsite.base.crash import crash_point, mark
+from secondsite.base.errors import InvalidInput, Outcome, RemoteError, SecondsiteError
+from secondsite.gateway.messages import ExportDisk, ExportStatus
+from secondsite.gateway.pins import Pins
+from secondsite.gateway.sockets import check_socket_path
+from secondsite.model.events import EventSink, Severity
+from secondsite.model.ids import DiskId, MachineId
+
+AFTER_SPEC = mark("export.after-spec")
+AFTER_PIN = mark("export.after-pin")
+AFTER_PROCESS = mark("export.after-process")
+AFTER_KILL = mark("export.after-kill")
+AFTER_UNPIN = mark("export.after-unpin")
+
+SPEC_BYTES_MAX = 1024 * 1024
+# Opening a view reads the index of every segment above the base; thousands of them take seconds.
+READY_SECONDS_MAX = 120.0
+END_SECONDS_MAX = 10.0
+POLL_SECONDS = 0.05
+WATCH_SECONDS = 0.5
+# A process that ends at once again and again is not helped by more of them; the event says so.
+RESTART_SECONDS_MIN = 5.0
+
+
+class ExportFailed(SecondsiteError):
+    """The process did not come up."""
+
+    code = "export.failed"
+    happened = "The export of point {point} of {machine} did not start: {why}."
+    cause = "The process ended before it served; its log is {log}."
+    action = "See the log; the point itself was not changed and nothing was left behind."
+
+
+class ExportUnknown(SecondsiteError):
+    """No such export."""
+
+    code = "export.unknown"
+    outcome = Outcome.NOT_FOUND
+    happened = "There is no export {id}."
+    cause = "It was ended already."
+    action = "None."
+
+
+class SocketAccess(msgspec.Struct, frozen=True, kw_only=True):
+    """Who may connect to the sockets of exports."""
+
+    mode: int = 0o600
+    user: int = -1  # -1: as the process is
+    group: int = -1
+
+
+# Whom distributions run QEMU as: Debian and Ubuntu, then Fedora and its family.
+QEMU_USERS = ("libvirt-qemu", "qemu")
+
+
+def qemu_access(user: str | None = None) -> SocketAccess:
+    """Sockets for QEMU alone: its user by name, or the one this host has; nobody else where there is none.
+
+    Raises:
+        InvalidInput: there is no such user.
+    """
+    for name in (user,) if user else QEMU_USERS:
+        with contextlib.suppress(KeyError):
+            found = pwd.getpwnam(name)
+            return SocketAccess(mode=0o600, user=found.pw_uid, group=found.pw_gid)
+    if user:
+        raise InvalidInput(what=f"the user {user!r}", why="this host has no such user")
+    return SocketAccess()
+
+
+class ExportSpec(msgspec.Struct, frozen=True, kw_only=True):
+    """What an export's process serves; all it needs to start again by itself."""
+
+    id: str
+    machine: MachineId
+    machine_name: str
+    point: int
+    holder: str  # of the pin
+    reason: str
+    store_url: str
+    key_file: str
+    socket_path: str
+    access: SocketAccess
+    disks: dict[DiskId, int]  # size in bytes
+    bases: dict[DiskId, str] = {}  # where a base lies now, if not where the store says
+    ending: bool = False
+
+
+class RunState(msgspec.Struct, frozen=True, kw_only=True):
+    """What a serving process says of itself."""
+
+    process: int
+    error: dict[str, str] | None = None
+
+
+def read_spec(directory: Path) -> ExportSpec | None:
+    """The spec in an export's directory; None when it is gone."""
+    with contextlib.suppress(FileNotFoundError):
+        data = files.read_limited(directory / "spec.json", size_bytes_max=SPEC_BYTES_MAX)
+        return msgspec.json.decode(data, type=ExportSpec)
+    return None
+
+
+def write_run(directory: Path, state: RunState) -> None:
+    """Tell the gateway how the process does."""
+    files.replace_file(directory / "run.json", msgspec.json.encode(state))
+
+
+def read_run(directory: Path) -> RunState | None:
+    """What the process said last."""
+    with contextlib.suppress(FileNotFoundError):
+        data = files.read_limited(directory / "run.json", size_bytes_max=SPEC_BYTES_MAX)
+        return msgspec.json.decode(data, type=RunState)
+    return None
+
+
+def take_lock(directory: Path) -> int | None:
+    """Become the process that serves: a descriptor to keep open, or None when another one does."""
+    fd = os.open(directory / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(fd)
+        return None
+    return fd
+
+
+def is_served(directory: Path) -> bool:
+    """Whether a process serves this export (the kernel releases its lock however it ends)."""
+    fd = take_lock(directory)
+    if fd is None:
+        return True
+    os.close(fd)
+    return False
+
+
+class Exports:
+    """All exports of one gateway. Thread-safe; `watch` runs in a thread of its own."""
+
+    def __init__(
+        self,
+        *,
+        directory: Path,
+        store_url: str,
+        key_file: Path,
+        pins: Pins,
+        access: SocketAccess,
+        clock: Clock,
+        events: EventSink,
+    ) -> None:
+        """directory: ``<state>/exports``, made if missing."""
+        directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+        self._directory = directory
+        self._store_url = store_url
+        self._key_file = key_file
+        self._pins = pins
+        self._access = access
+        self._clock = clock
+        self._events = events
+        self._lock = threading.RLock()
+        self._children: dict[str, subprocess.Popen[bytes]] = {}
+        self._restarts: dict[str, int] = {}
+        self._restarted_at: dict[str, float] = {}
+        self._stop = threading.Event()
+        self._never = threading.Event()
+
+    def begin(
+        self,
+        *,
+        identity: str,
+        machine: MachineId,
+        machine_name: str,
+        point: int,
+        disks: dict[DiskId, int],
+        reason: str,
+        socket_path: Path,
+        bases: dict[DiskId, str] | None = None,
+        access: SocketAccess | None = None,
+    ) -> ExportStatus:
+        """Pin the point and serve it; the same identity again goes on with what is there.
+
+        Raises:
+            ExportFailed: the process did not come up; spec and pin are gone again.
+            SocketPathTooLong: before anything was done.
+        """
+        check_socket_path(socket_path)
+        spec = ExportSpec(
+            id=identity,
+            machine=machine,
+            machine_name=machine_name,
+            point=point,
+            holder=f"export:{identity}",
+            reason=reason,
+            store_url=self._store_url,
+            key_file=str(self._key_file.resolve()),
+            socket_path=str(socket_path),
+            access=access or self._access,
+            disks=disks,
+            bases=bases or {},
+        )
+        with self._lock:
+            self._write(spec)
+            crash_point(AFTER_SPEC)
+            try:
+                self._pins.take(machine, point, holder=spec.holder, reason=reason)
+                crash_point(AFTER_PIN)
+                self._ensure_served(spec)
+            except SecondsiteError:
+                self.end(identity)
+                raise
+            crash_point(AFTER_PROCESS)
+            return self._status(spec)
+
+    def end(self, identity: str) -> None:
+        """Stop serving, remove the socket, let go of the pin, forget. Unknown identities are fine."""
+        with self._lock:
+            directory = self._directory / identity
+            spec = read_spec(directory)
+            if spec is None:
+                shutil.rmtree(directory, ignore_errors=True)
+                return
+            if not spec.ending:
+                spec = msgspec.structs.replace(spec, ending=True)
+                self._write(spec)
+            self._kill(spec)
+            Path(spec.socket_path).unlink(missing_ok=True)
+            crash_point(AFTER_KILL)
+            self._pins.release(spec.machine, holder=spec.holder)
+            crash_point(AFTER_UNPIN)
+            files.remove_file(directory / "spec.json")
+            shutil.rmtree(directory, ignore_errors=True)
+            self._restarts.pop(identity, None)
+            self._restarted_at.pop(identity, None)
+
+    def all(self) -> list[ExportStatus]:
+        """Every export, served or not."""
+        return [self._status(spec) for spec in self._specs()]
+
+    def get(self, identity: str) -> ExportStatus:
+        """One export. Raises ExportUnknown."""
+        spec = read_spec(self._directory / identity)
+        if spec is None:
+            raise ExportUnknown(id=identity[:80])
+        return self._status(spec)
+
+    def resume(self) -> None:
+        """After a start: end what was ending, then pins, then processes. Failures become events."""
+        with self._lock:
+            specs = self._specs()
+            for spec in specs:
+                if spec.ending:
+                    self.end(spec.id)
+            live = [spec for spec in specs if not spec.ending]
+            for spec in live:
+                try:
+                    self._pins.take(spec.machine, spec.point, holder=spec.holder, reason=spec.reason)
+                    self._ensure_served(spec)
+                except SecondsiteError as error:
+                    self._tell_lost(spec, error)
+
+    def close(self) -> None:
+        """End the watch; the processes go on."""
+        self._stop.set()
+
+    def watch(self, on_restored: Callable[[str], None]) -> None:
+        """Until `close`: start lost processes again and tell `on_restored` the export's identity."""
+        while not self._clock.wait(self._stop, WATCH_SECONDS):
+            self.check(on_restored)
+
+    def check(self, on_restored: Callable[[str], None]) -> None:
+        """One round of the watch."""
+        restored = []
+        with self._lock:
+            lost = [
+                spec
+                for spec in self._specs()
+                if not spec.ending and not is_served(self._directory / spec.id) and self._may_restart(spec)
+            ]
+            for spec in lost:
+                self._restarts[spec.id] = self._restarts.get(spec.id, 0) + 1
+                self._restarted_at[spec.id] = self._clock.monotonic()
+                try:
+                    self._ensure_served(spec)
+                except SecondsiteError as error:
+                    self._tell_lost(spec, error)
+                    continue
+                self._events.emit(
+                    "export.restarted",
+                    Severity.WARNING,
+                    f"The export of point {spec.point} of {spec.machine_name} had ended; it runs again.",
+                    machine=spec.machine,
+                    export=spec.id,
+                    restarts=self._restarts[spec.id],
+                )
+                restored.append(spec.id)
+        for identity in restored:
+            on_restored(identity)
+
+    def _may_restart(self, spec: ExportSpec) -> bool:
+        at = self._restarted_at.get(spec.id)
+        return at is None or self._clock.monotonic() - at >= RESTART_SECONDS_MIN
+
+    def _tell_lost(self, spec: ExportSpec, error: SecondsiteError) -> None:
+        self._events.emit(
+            "export.lost",
+            Severity.CRITICAL,
+            f"The export of point {spec.point} of {spec.machine_name} could not be started again: "
+            f"{' '.join(error.sentences())}",
+            machine=spec.machine,
+            export=spec.id,
+        )
+
+    def _specs(self) -> list[ExportSpec]:
+        found = (read_spec(path) for path in sorted(self._directory.iterdir()))
+        return [spec for spec in found if spec is not None]
+
+    def _write(self, spec: ExportSpec) -> None:
+        directory = self._directory / spec.id
+        directory.mkdir(mode=0o700, exist_ok=True)
+        files.fsync_directory(self._directory)
+        files.replace_file(directory / "spec.json", msgspec.json.encode(spec))
+
+    def _status(self, spec: ExportSpec) -> ExportStatus:
+        directory = self._directory / spec.id
+        run = read_run(directory)
+        return ExportStatus(
+            id=spec.id,
+            machine=spec.machine,
+            point=spec.point,
+            holder=spec.holder,
+            disks=tuple(
+                ExportDisk(id=disk, size_bytes=size, socket_path=spec.socket_path, export_name=disk)
+                for disk, size in spec.disks.items()
+            ),
+            process=run.process if run is not None and is_served(directory) else None,
+            restarts=self._restarts.get(spec.id, 0),
+        )
+
+    def _ensure_served(self, spec: ExportSpec) -> None:
+        directory = self._directory / spec.id
+        if is_served(directory) and self._wait_until(
+            lambda: read_run(directory) is not None, END_SECONDS_MAX
+        ):
+            return
+        self._spawn(spec, directory)
+
+    def _spawn(self, spec: ExportSpec, directory: Path) -> None:
+        files.remove_file(directory / "run.json")
+        reading, writing = os.pipe()
+        log = directory / "log"
+        try:
+            with log.open("ab") as output:
+                # a session of its own: neither a signal to the gateway's group nor its end reaches it
+                child = subprocess.Popen(
+                    [sys.executable, "-m", "secondsite.gateway.export", str(directory), str(writing)],
+                    stdin=subprocess.DEVNULL,
+                    stdout=output,
+                    stderr=output,
+                    pass_fds=(writing,),
+                    start_new_session=True,
+                    cwd="/",
+                )
+            self._children[spec.id] = child
+            os.close(writing)
+            writing = -1
+            ready, _, _ = select.select([reading], [], [], READY_SECONDS_MAX)
+            said = os.read(reading, 16) if ready else b""
+        finally:
+            os.close(reading)
+            if writing >= 0:
+                os.close(writing)
+        if said == b"ready":
+            return
+        run = read_run(directory)
+        if run is not None and run.error is not None:
+            raise RemoteError(dict(run.error))
+        why = "it ended without a word" if ready else f"it was not ready after {READY_SECONDS_MAX:.0f} s"
+        raise ExportFailed(point=spec.point, machine=spec.machine_name, why=why, log=log)
+
+    def _kill(self, spec: ExportSpec) -> None:
+        directory = self._directory / spec.id
+        for number in (signal.SIGTERM, signal.SIGKILL):
+            run = read_run(directory)
+            # the lock says that the process which wrote its number still lives, so the number is its own
+            if run is not None and is_served(directory):
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(run.process, number)
+            if self._wait_until(lambda: not is_served(directory), END_SECONDS_MAX):
+                break
+        child = self._children.pop(spec.id, None)
+        if child is not None:
+            child.wait(END_SECONDS_MAX)
+
+    def _wait_until(self, condition: Callable[[], bool], seconds_max: float) -> bool:
+        deadline = self._clock.monotonic() + seconds_max
+        while not condition():
+            if self._clock.monotonic() >= deadline:
+                return False
+            self._clock.wait(self._never, POLL_SECONDS)
+        return True

@@ -1,0 +1,18 @@
+"""From a URI to a fabric: the one place that knows which kinds there are."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from secondsite.base.clock import Clock
+from secondsite.fabrics.base import Fabric
+from secondsite.model.events import EventSink
+
+
+def open_fabric(uri: str, *, scratch_dir: Path, socket_dir: Path, clock: Clock, events: EventSink) -> Fabric:
+    """A fabric to recover machines on; it guards no source, so it needs no guard process."""
+    from secondsite.fabrics.libvirt.fabric import LibvirtFabric  # noqa: PLC0415 - loads libvirt's library
+
+    return LibvirtFabric(
+        uri, scratch_dir=scratch_dir, socket_dir=socket_dir, guard=None, clock=clock, events=events
+    )

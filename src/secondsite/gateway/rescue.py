@@ -1,0 +1,153 @@
+"""Rescue: a store and its key are enough to see, read and boot what is in it.
+
+Nothing here needs a configuration, a gateway, or a machine that has seen the replica before. A boot is a
+test failover with its records in a directory of the caller's choice: the same steps, the same clean-up.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import secrets
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from secondsite.base.clock import Clock
+from secondsite.base.errors import Outcome, SecondsiteError
+from secondsite.fabrics.base import Fabric
+from secondsite.gateway.choose import choose_point
+from secondsite.gateway.exports import Exports, SocketAccess
+from secondsite.gateway.names import resolve
+from secondsite.gateway.pins import Pins
+from secondsite.gateway.recover import Recovery
+from secondsite.gateway.views import open_point_view
+from secondsite.journal.chain import Journal, machines
+from secondsite.journal.keys import VaultKey
+from secondsite.journal.store import ObjectStore, StoreUnavailable
+from secondsite.journal.stores import open_store
+from secondsite.journal.view import PointView
+from secondsite.model.events import EventSink
+from secondsite.model.ids import DiskId, MachineId
+from secondsite.model.machines import Mapping as SiteMapping
+from secondsite.model.points import Claim, Point
+
+
+class StoreEmpty(SecondsiteError):
+    """Nothing of ours is there."""
+
+    code = "rescue.store-empty"
+    outcome = Outcome.NOT_FOUND
+    happened = "The store {store} holds no machine."
+    cause = "The path is mistyped, the volume is not mounted, or nothing was ever replicated to it."
+    action = "Check the URL: the store is the directory that holds `machines/`."
+
+
+@dataclass(frozen=True)
+class Replica:
+    """One machine in a store, or why its points cannot be listed."""
+
+    machine: MachineId
+    name: str
+    points: list[Point]
+    error: SecondsiteError | None = None
+
+
+class Rescue:
+    """A store with its key, opened. Reads; writes only pins and, when asked to take over, a claim."""
+
+    def __init__(self, store_url: str, key_file: Path) -> None:
+        """Open both. Raises what a missing store or a damaged key file raises."""
+        self.store_url = store_url
+        self.key_file = key_file
+        self.vault = VaultKey.load(key_file)
+        self.store: ObjectStore = open_store(store_url, create=False)
+
+    def replicas(self) -> list[Replica]:
+        """Every machine; a damaged one is listed with its error, the others are not harmed by it.
+
+        Raises:
+            StoreEmpty: there is none.
+        """
+        found = []
+        for machine in machines(self.store):
+            try:
+                points = Journal(self.store, machine).points()
+            except SecondsiteError as error:
+                found.append(Replica(machine, "", [], error))
+                continue
+            found.append(Replica(machine, points[-1].machine_name if points else "", points))
+        if not found:
+            raise StoreEmpty(store=self.store_url)
+        return found
+
+    def resolve(self, text: str) -> MachineId:
+        """The machine a name or id means."""
+        pairs = [(replica.machine, replica.name) for replica in self.replicas()]
+        return resolve(text, pairs, kind="machine", where=f"the store {self.store_url}")
+
+    def choose(self, machine: MachineId, wanted: str) -> Point:
+        """The point `wanted` means, see `choose_point`."""
+        points = Journal(self.store, machine).points()
+        return choose_point(points, wanted, machine=points[-1].machine_name if points else machine)
+
+    @contextlib.contextmanager
+    def view(
+        self,
+        machine: MachineId,
+        point: Point,
+        moved: Mapping[DiskId, str],
+        *,
+        on_unpinned: Callable[[StoreUnavailable], None],
+    ) -> Iterator[PointView]:
+        """The point's disks, pinned while open; a store that cannot be written is told to `on_unpinned`."""
+        pins = Pins(self.store)
+        holder = f"rescue:{secrets.token_hex(8)}"
+        with contextlib.ExitStack() as stack:
+            try:
+                pins.take(machine, point.number, holder=holder, reason="read by rescue")
+                stack.callback(pins.release, machine, holder=holder)
+            except StoreUnavailable as error:
+                # mounted read-only, as a careful person does on that day
+                on_unpinned(error)
+            with open_point_view(Journal(self.store, machine), point.number, self.vault, moved=moved) as view:
+                yield view
+
+    def take_over(self, machine: MachineId, *, claimant: str, clock: Clock) -> Claim:
+        """Claim the epoch: from now on a source that comes back cannot commit, and learns why (rule 2)."""
+        journal = Journal(self.store, machine)
+        head = journal.head()
+        name = head.point.machine_name if head.point else machine
+        return journal.claim(name=name, claimant=claimant, reason="failover", clock=clock, expected=head)
+
+    def recovery(
+        self,
+        *,
+        state_dir: Path,
+        socket_dir: Path,
+        fabric: Fabric | None,
+        clock: Clock,
+        events: EventSink,
+        access: SocketAccess,
+        mapping: SiteMapping,
+    ) -> Recovery:
+        """What boots and cleans up, with its records below `state_dir`."""
+        exports = Exports(
+            directory=state_dir / "exports",
+            store_url=self.store.url,
+            key_file=self.key_file,
+            pins=Pins(self.store),
+            access=access,
+            clock=clock,
+            events=events,
+        )
+        return Recovery(
+            store=self.store,
+            vault=self.vault,
+            exports=exports,
+            state_dir=state_dir,
+            socket_dir=socket_dir,
+            fabric=fabric,
+            mapping=mapping,
+            clock=clock,
+            events=events,
+        )

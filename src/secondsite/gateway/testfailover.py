@@ -1,0 +1,140 @@
+"""Test failovers as records: what will be done is written first, so that a crash leaves no orphan.
+
+A record is ``<state>/test-failovers/<id>.json``. It stays after the clean-up, with the notes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from pathlib import Path
+
+import msgspec
+
+from secondsite.base import files
+from secondsite.base.errors import Outcome, SecondsiteError
+from secondsite.fabrics.base import Recovered
+from secondsite.gateway.messages import TestFailoverState, TestFailoverStatus
+from secondsite.model.ids import DiskId, MachineId
+
+RECORD_BYTES_MAX = 1024 * 1024
+
+# What still has something at the hypervisor, and so keeps the machine's test name and network taken.
+STANDING = {
+    TestFailoverState.INITIATED,
+    TestFailoverState.COMPLETED,
+    TestFailoverState.CLEANUP_INITIATED,
+    TestFailoverState.CLEANUP_FAILED,
+}
+
+
+class TestFailoverRunning(SecondsiteError):
+    """One at a time."""
+
+    __test__ = False
+    code = "test-failover.exists"
+    outcome = Outcome.REFUSED
+    happened = "{machine} has a test failover already: {name} from point {point}, {state}."
+    cause = "One test failover a machine may stand at a time."
+    action = "Clean it up first: `secondsite test-failover clean-up {machine} --notes TEXT`."
+
+
+class NoTestFailover(SecondsiteError):
+    """Nothing to clean up."""
+
+    __test__ = False
+    code = "test-failover.none"
+    outcome = Outcome.NOT_FOUND
+    happened = "{machine} has no test failover to clean up."
+    cause = "None was started, or it was cleaned up already."
+    action = "List them with `secondsite test-failover list`."
+
+
+class OperationUnknown(SecondsiteError):
+    """No such operation."""
+
+    code = "operation.unknown"
+    outcome = Outcome.NOT_FOUND
+    happened = "There is no operation {id}."
+    cause = "The id is mistyped, or belongs to another gateway."
+    action = "List test failovers with `secondsite test-failover list`."
+
+
+class PrerequisitesFailed(SecondsiteError):
+    """Checked before anything is made; every failure is listed, not only the first."""
+
+    code = "test-failover.prerequisites"
+    outcome = Outcome.REFUSED
+    happened = "The test failover of {machine} was not started: {failures}."
+    cause = "The prerequisite check found what would make it fail; nothing was made."
+    action = "Correct what is listed and start it again."
+
+
+class TestFailoverInterrupted(SecondsiteError):
+    """The gateway ended in the middle."""
+
+    __test__ = False
+    code = "test-failover.interrupted"
+    outcome = Outcome.UNAVAILABLE
+    happened = "The test failover of {machine} was interrupted during '{step}'."
+    cause = "The gateway ended while it was being started."
+    action = "Start it again; what had been made for it was removed."
+
+
+class TestFailoverDefect(SecondsiteError):
+    """A defect of ours ended it."""
+
+    __test__ = False
+    code = "test-failover.defect"
+    happened = "The test failover of {machine} failed: {kind}: {text}."
+    cause = (
+        "A defect in secondsite, or an error of the hypervisor it does not know; the log has the traceback."
+    )
+    action = "Report it with the gateway's log; what had been made was removed as far as possible."
+
+
+class TestFailoverRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """The status, and what has to be found again to remove it."""
+
+    __test__ = False
+    status: TestFailoverStatus
+    network_made: str | None = None  # written before it is made
+    recovered: Recovered | None = None
+    bases: dict[DiskId, str] = {}  # where they lie now, if not where the store says
+
+
+class TestFailoverRecords:
+    """The directory of records. Not locked: `Recovery` holds its lock around every change."""
+
+    __test__ = False
+
+    def __init__(self, directory: Path) -> None:
+        directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+        self._directory = directory
+        files.remove_leftovers(directory)
+
+    def save(self, record: TestFailoverRecord) -> None:
+        """Durable before it returns."""
+        files.replace_file(self._path(record.status.id), msgspec.json.encode(record))
+
+    def get(self, identity: str) -> TestFailoverRecord:
+        """One record. Raises OperationUnknown."""
+        with contextlib.suppress(FileNotFoundError):
+            if identity.isalnum():
+                data = files.read_limited(self._path(identity), size_bytes_max=RECORD_BYTES_MAX)
+                return msgspec.json.decode(data, type=TestFailoverRecord)
+        raise OperationUnknown(id=identity[:80])
+
+    def all(self) -> list[TestFailoverRecord]:
+        """Oldest first."""
+        found = [self.get(path.stem) for path in self._directory.glob("*.json")]
+        return sorted(found, key=lambda record: (record.status.requested_at, record.status.id))
+
+    def standing(self, machine: MachineId) -> TestFailoverRecord | None:
+        """The one that still has something at the hypervisor, if any."""
+        for record in self.all():
+            if record.status.machine == machine and record.status.state in STANDING:
+                return record
+        return None
+
+    def _path(self, identity: str) -> Path:
+        return self._directory / f"{identity}.json"

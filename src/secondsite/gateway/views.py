@@ -1,0 +1,68 @@
+"""Opening what a point holds: its disks over their bases, and the machine's definition."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from secondsite.base.errors import InvalidInput, Outcome, SecondsiteError
+from secondsite.journal.bases import BaseImage, RawBase
+from secondsite.journal.chain import Journal
+from secondsite.journal.keys import KeyRing, VaultKey
+from secondsite.journal.manifest import open_definition
+from secondsite.journal.store import ObjectStore
+from secondsite.journal.view import PointView, open_view
+from secondsite.model.ids import DiskId
+from secondsite.model.machines import Definition
+from secondsite.model.points import Point
+
+
+class BaseMoved(SecondsiteError):
+    """Nothing is where the base was last."""
+
+    code = "base.moved"
+    outcome = Outcome.NOT_FOUND
+    happened = "The base of disk {disk} is not at {locator}."
+    cause = "It was moved, its volume is not mounted, or this is another machine than the one that kept it."
+    action = "Say where it is now with --base {disk}=PATH; it is checked to be the right one."
+
+
+def open_point_view(
+    journal: Journal,
+    number: int,
+    vault: VaultKey,
+    *,
+    moved: Mapping[DiskId, str] | None = None,
+) -> PointView:
+    """The disks of a point, read-only. Pin the point before; close the view after.
+
+    moved: where bases lie now, by disk; the others lie where the store says.
+
+    Raises:
+        BaseMoved: a base is not where it should be.
+        BaseMismatch: a file is there, but not the base.
+        PointUnknown: there is no such point.
+    """
+    state = journal.state()
+    moved = moved or {}
+    known = {base.disk for base in state.bases}
+    for disk in moved:
+        if disk not in known:
+            why = f"disk {disk} of the machine has no base, everything is in the journal"
+            raise InvalidInput(what=f"--base {disk}", why=why)
+
+    def base_of(disk: DiskId) -> BaseImage | None:
+        base = state.base(disk)
+        if base is None:
+            return None
+        path = Path(moved.get(disk, base.locator))
+        if not path.exists():
+            raise BaseMoved(disk=disk, locator=path)
+        return RawBase(path, read_only=True)
+
+    return open_view(journal, number, KeyRing(journal.store, journal.machine, vault), bases=base_of)
+
+
+def open_point_definition(store: ObjectStore, vault: VaultKey, point: Point) -> Definition:
+    """The machine's definition as of a point. Raises what a wrong key or a damaged record raises."""
+    return open_definition(point.definition, vault, store)
