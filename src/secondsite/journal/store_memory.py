@@ -179,6 +179,7 @@ class MemoryStagedObject:
     def __init__(self, store: MemoryStore, key: str, part: bytearray) -> None:
         self._store, self._key, self._part = store, key, part
         self._open = True
+        self._lock = threading.Lock()  # an append under way ends before another stager takes over
 
     @property
     def offset(self) -> int:
@@ -187,10 +188,11 @@ class MemoryStagedObject:
 
     def append(self, data: bytes | bytearray | memoryview) -> None:
         """Add bytes at the end."""
-        self._check()
-        self._store.faults.operate(
-            f"append {self._key}", lambda: self._part.extend(memoryview(data).cast("B"))
-        )
+        with self._lock:
+            self._check()
+            self._store.faults.operate(
+                f"append {self._key}", lambda: self._part.extend(memoryview(data).cast("B"))
+            )
 
     def read_back(self, start: int, length: int) -> bytes:
         """Bytes staged so far; short at the end."""
@@ -221,6 +223,7 @@ class MemoryStagedObject:
             raise StagedElsewhere(key=self._key, store=self._store.url)
 
     def _end(self, *, drop: bool) -> None:
-        if self._open:
-            self._open = False
+        with self._lock:
+            was_open, self._open = self._open, False
+        if was_open:
             self._store._let_go(self, self._key, drop=drop)  # noqa: SLF001
