@@ -60,20 +60,23 @@ class Upload:
         self._events = events
         self._staged: StagedObject | None = self._stage()
         self._hasher = blake3.blake3()
+        # counted here: another upload of the segment may take the staged bytes over and add to them
+        self._offset = self._held().offset
         self._head_checked = False
         self._hash_staged()
 
     @property
     def offset(self) -> int:
         """Bytes held so far."""
-        return self._held().offset
+        return self._offset
 
     def append(self, data: memoryview) -> None:
         """Add bytes at the end."""
         staged = self._held()
-        if staged.offset + len(data) > self._size_bytes:
+        if self._offset + len(data) > self._size_bytes:
             raise ProtocolViolation(peer="the sender", why=f"more bytes than announced of {self._name.id}")
         staged.append(data)
+        self._offset += len(data)
         self._hasher.update(data)
         self._check_head()
         crash_point(AFTER_BLOCK)
@@ -81,7 +84,7 @@ class Upload:
     def finish(self) -> None:
         """Verify, publish."""
         staged = self._held()
-        if staged.offset != self._size_bytes:
+        if self._offset != self._size_bytes:
             raise ProtocolViolation(peer="the sender", why=f"fewer bytes than announced of {self._name.id}")
         found = self._hasher.hexdigest()
         if found != self._digest:
@@ -116,16 +119,15 @@ class Upload:
     def _hash_staged(self) -> None:
         """Take what an earlier attempt left into the hash: a torn tail shows at the end as a mismatch."""
         staged = self._held()
-        for start in range(0, staged.offset, BLOCK_BYTES):
-            self._hasher.update(staged.read_back(start, min(BLOCK_BYTES, staged.offset - start)))
+        for start in range(0, self._offset, BLOCK_BYTES):
+            self._hasher.update(staged.read_back(start, min(BLOCK_BYTES, self._offset - start)))
         self._check_head()
 
     def _check_head(self) -> None:
         """As soon as the header is there, refuse what was sent under a wrong name."""
-        staged = self._held()
-        if self._head_checked or (staged.offset < HEAD_BYTES and staged.offset < self._size_bytes):
+        if self._head_checked or self._offset < min(HEAD_BYTES, self._size_bytes):
             return
-        why = head_problem(staged.read_back(0, HEAD_BYTES), self._name)
+        why = head_problem(self._held().read_back(0, HEAD_BYTES), self._name)
         if why:
             self._drop()
             error = SegmentRefused(segment=self._name.id, why=why)
