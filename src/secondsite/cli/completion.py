@@ -9,7 +9,7 @@ from typing import Literal
 def completion(shell: Literal["bash", "zsh", "fish"], /) -> None:
     """Print the completion script for a shell.
 
-    Examples:
+    For example:
 
         secondsite completion bash > /etc/bash_completion.d/secondsite
 

@@ -8,7 +8,7 @@ from pathlib import Path
 def gateway(*, config: Path) -> int:
     """Run the gateway of a site until SIGTERM.
 
-    Examples:
+    For example:
 
         secondsite gateway --config /etc/secondsite/gateway.toml
 
@@ -27,7 +27,7 @@ def guard(*, uri: str, socket: Path, scratch: Path) -> int:
 
     The gateway starts it; by hand it is only needed where the host's own supervisor is to start it.
 
-    Examples:
+    For example:
 
         secondsite guard --uri qemu:///system --socket /run/secondsite/guard.sock --scratch /srv/scratch
 

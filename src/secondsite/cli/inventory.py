@@ -24,7 +24,7 @@ def inventory(
 
     A machine that cannot be protected is listed with every reason.
 
-    Examples:
+    For example:
 
         secondsite inventory
 

@@ -36,7 +36,7 @@ def create(file: Path, /, *, listing: Listing = LISTING) -> None:
     Give the gateways a copy (vault_key in their configuration) and hold another one elsewhere: off these
     machines and outside every store. Without it no replica can be opened; whoever has it can open all.
 
-    Examples:
+    For example:
 
         secondsite key create /etc/secondsite/vault.key
 
@@ -62,7 +62,7 @@ def create(file: Path, /, *, listing: Listing = LISTING) -> None:
 def show(file: Path, /, *, listing: Listing = LISTING) -> None:
     """Show which key a file holds, never the key itself. A damaged file is told.
 
-    Examples:
+    For example:
 
         secondsite key show vault.key
 
@@ -83,7 +83,7 @@ def show(file: Path, /, *, listing: Listing = LISTING) -> None:
 def prove(file: Path, /, *, reach: Reach = REACH, listing: Listing = LISTING) -> None:
     """Check that a copy of the recovery key opens what a gateway seals. Nothing secret leaves the command.
 
-    Examples:
+    For example:
 
         secondsite key prove /media/stick/vault.key
 

@@ -11,7 +11,7 @@ def up() -> int:
     Everything is in network and mount namespaces of its own; `secondsite lab down` leaves nothing behind.
     Needs root.
 
-    Examples:
+    For example:
 
         secondsite lab up
 
@@ -24,7 +24,7 @@ def up() -> int:
 def down() -> int:
     """Remove the two sites and everything in them.
 
-    Examples:
+    For example:
 
         secondsite lab down
 
@@ -37,7 +37,7 @@ def down() -> int:
 def status(*, listing: Listing = LISTING) -> int:
     """Show what of the lab is running, and how to reach its gateways.
 
-    Examples:
+    For example:
 
         secondsite lab status
 
@@ -52,7 +52,7 @@ def demo() -> int:
 
     Leaves nothing behind, also after Ctrl-C. Takes a few minutes; needs root.
 
-    Examples:
+    For example:
 
         secondsite lab demo
 

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 def list_points(machine: str, /, *, reach: Reach = REACH, listing: Listing = LISTING) -> None:
     """List a machine's recovery points, oldest first. Ask the gateway of the site that keeps them.
 
-    Examples:
+    For example:
 
         secondsite points list shop --gateway /run/secondsite/b.sock
 
@@ -75,7 +75,7 @@ def export(
 
     The point is pinned meanwhile, so that retention does not take it away. Read it with any NBD client.
 
-    Examples:
+    For example:
 
         secondsite points export shop latest --socket-dir /run/look
 
@@ -129,7 +129,7 @@ def wait_for_end() -> None:
 def end(machine: str, export_id: str, /, *, reach: Reach = REACH) -> None:
     """End an export that was started with --keep.
 
-    Examples:
+    For example:
 
         secondsite points end shop user-0123456789abcdef
 
@@ -147,7 +147,7 @@ def end(machine: str, export_id: str, /, *, reach: Reach = REACH) -> None:
 def exports(machine: str, /, *, reach: Reach = REACH, listing: Listing = LISTING) -> None:
     """List what of a machine is served now, to people and to test machines.
 
-    Examples:
+    For example:
 
         secondsite points exports shop
 

@@ -64,7 +64,7 @@ def protect(
     replica on the day this site is gone: prove that you hold it, from a file that is not the gateway's own.
     Running it again changes how the machine is protected.
 
-    Examples:
+    For example:
 
         secondsite protect shop --to b --recovery-key-file /media/stick/vault.key
 
@@ -163,7 +163,7 @@ def unprotect(machine: str, /, *, reach: Reach = REACH) -> None:
 
     Its recovery points stay at the other site until they are deleted there.
 
-    Examples:
+    For example:
 
         secondsite unprotect shop
 
@@ -190,7 +190,7 @@ def point(
     The guest is asked, through its agent, to run its hooks and freeze its file systems for the instant. If
     that does not succeed the point is kept with a lesser label, and the exit code is 1.
 
-    Examples:
+    For example:
 
         secondsite point shop --application-consistent
 

@@ -53,7 +53,7 @@ class Place:
     socket_dir: Path = SOCKET_DIR
     """Where to make the sockets that QEMU reads the disks through; QEMU's user must be able to enter it."""
     pool: str | None = None
-    """Storage pool of the host for what the machine writes; the pool default or the first one, if not given."""
+    """Storage pool for what the machine writes; the pool default, or the first one, if not given."""
     qemu_user: str | None = None
     """Whom QEMU runs as; found by itself on Debian, Ubuntu and Fedora."""
 
@@ -91,7 +91,7 @@ def list_store(machine: str | None = None, /, *, where: StoreAndKey, listing: Li
 
     A machine whose journal is damaged is listed with what is wrong; the others are not harmed by it.
 
-    Examples:
+    For example:
 
         secondsite rescue --store /mnt/replicas --key-file vault.key list
 
@@ -187,7 +187,7 @@ def export(
 
     Needs no hypervisor and no root: read the addresses with qemu-img, nbdcopy or any NBD client.
 
-    Examples:
+    For example:
 
         secondsite rescue --store /mnt/replicas --key-file vault.key export shop --socket-dir /tmp/look
 
@@ -253,7 +253,7 @@ def boot(
     `secondsite rescue clean-up`. With --take-over the machine's epoch is claimed first, durably: should the
     old site come back, its gateway learns that it is not the writer any more and stops.
 
-    Examples:
+    For example:
 
         secondsite rescue --store /mnt/replicas --key-file vault.key boot shop --uri qemu:///system
 
@@ -315,7 +315,7 @@ def clean_up(
 ) -> None:
     """Remove what `secondsite rescue boot` made: the machine, its layer, its network, its export and pin.
 
-    Examples:
+    For example:
 
         secondsite rescue --store /mnt/replicas --key-file vault.key clean-up shop --notes "boots"
 

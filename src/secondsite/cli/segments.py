@@ -45,7 +45,7 @@ def dump(
 ) -> None:
     """Show a segment's header, and with the key its index: which blocks it holds and how.
 
-    Examples:
+    For example:
 
         secondsite segment dump /srv/replicas/machines/M/segments/00000001/vda/S
 
@@ -109,7 +109,7 @@ def verify(
 ) -> int:
     """Check segments: without the key their header and hashes, with it every block. Exit code 6 on damage.
 
-    Examples:
+    For example:
 
         secondsite segment verify /srv/replicas/machines/M/segments/00000001/vda/*
 

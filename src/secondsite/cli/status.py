@@ -28,7 +28,7 @@ def status(
 ) -> None:
     """Show what a gateway protects, what it keeps for others, and which test failovers stand.
 
-    Examples:
+    For example:
 
         secondsite status
 
@@ -153,7 +153,7 @@ def events(
 ) -> None:
     """Show what happened at a gateway, newest last.
 
-    Examples:
+    For example:
 
         secondsite events
 

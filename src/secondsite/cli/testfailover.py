@@ -39,7 +39,7 @@ def start(
     copy-on-write layer over the point: it boots at once, whatever the size of its disks, and whatever it
     writes is thrown away at the clean-up. The original keeps running and replication goes on.
 
-    Examples:
+    For example:
 
         secondsite test-failover start shop
 
@@ -127,7 +127,7 @@ def _seconds(start_at: str, end_at: str | None) -> float:
 def list_tests(*, reach: Reach = REACH, listing: Listing = LISTING) -> None:
     """List test failovers, standing and past, with the notes of their clean-ups.
 
-    Examples:
+    For example:
 
         secondsite test-failover list
 
@@ -168,7 +168,7 @@ def clean_up(
 ) -> int:
     """Remove a machine's test failover: the test machine, its disks, its network, its export. Keep the notes.
 
-    Examples:
+    For example:
 
         secondsite test-failover clean-up shop --notes "boots, orders of the last minute are there"
 

@@ -62,7 +62,7 @@ def choose_point(points: Sequence[_P], wanted: str, *, machine: str) -> _P:
         fitting = list(points)
     elif wanted == LATEST_APPLICATION_CONSISTENT:
         fitting = [point for point in points if point.consistency is Consistency.APPLICATION]
-    elif wanted.isdecimal() and len(wanted) <= 16:
+    elif wanted.isascii() and wanted.isdecimal() and len(wanted) <= 16:
         fitting = [point for point in points if point.number == int(wanted)]
     else:
         until = parse_time(wanted)

@@ -154,7 +154,7 @@ async def _body(request: Request, kind: type[_T]) -> _T:
 
 def _integer(request: Request, name: str, default: int) -> int:
     text = request.query_params.get(name, str(default))
-    if not text.isdecimal() or len(text) > 18:
+    if not (text.isascii() and text.isdecimal()) or len(text) > 18:
         raise InvalidInput(what=f"the parameter {name}", why="it is not a whole number")
     return int(text)
 

@@ -1,0 +1,146 @@
+"""A gateway's control socket with made-up roles behind it, and the real command run against it."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from secondsite.base.clock import SystemClock
+from secondsite.gateway.messages import FirstCopy, Health, PointTaken, ProtectionState, ProtectionStatus, ProtectRequest
+from secondsite.model.events import Event, Severity
+from secondsite.model.ids import MachineId
+from secondsite.model.points import Consistency
+
+COMMAND_SECONDS_MAX = 60
+
+
+class Events:
+    """An event log in memory: sink and reader."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self.all: list[Event] = []
+
+    def emit(
+        self,
+        code: str,
+        severity: Severity,
+        text: str,
+        *,
+        machine: str | None = None,
+        **data: str | int | float,
+    ) -> None:
+        event = Event(
+            at=SystemClock().utc().isoformat(), code=code, severity=severity, text=text, machine=machine, data=data
+        )
+        with self._lock:
+            self.all.append(event)
+
+    def since(self, number: int, limit: int) -> Sequence[tuple[int, Event]]:
+        with self._lock:
+            return list(enumerate(self.all, 1))[number : number + limit]
+
+    def codes(self) -> list[str]:
+        with self._lock:
+            return [event.code for event in self.all]
+
+
+@dataclass
+class Protections:
+    """A source role that copies in made-up steps: each look brings it a quarter further."""
+
+    names: dict[MachineId, str]
+    peers: tuple[str, ...] = ("b",)
+    fail_with: str = ""
+    requests: list[ProtectRequest] = field(default_factory=list)
+    _statuses: dict[MachineId, ProtectionStatus] = field(default_factory=dict)
+
+    def statuses(self) -> Sequence[ProtectionStatus]:
+        for machine, status in self._statuses.items():
+            self._statuses[machine] = self._further(status)
+        return list(self._statuses.values())
+
+    def _further(self, status: ProtectionStatus) -> ProtectionStatus:
+        if status.first_copy is None or status.state is not ProtectionState.INITIAL_REPLICATION:
+            return status
+        if self.fail_with:
+            return msgspec.structs.replace(status, state=ProtectionState.FAILED, note=self.fail_with)
+        done = status.first_copy.done_bytes + 256
+        if done <= 1024:
+            copy = FirstCopy(done_bytes=done, total_bytes=1024, bytes_per_second=512.0, seconds_left=1.0)
+            return msgspec.structs.replace(status, first_copy=copy)
+        return msgspec.structs.replace(
+            status,
+            state=ProtectionState.PROTECTED,
+            last_point=2,
+            last_point_at="2026-05-04T12:00:00+00:00",
+            rpo_seconds=1.5,
+        )
+
+    def protect(self, machine: MachineId, request: ProtectRequest) -> ProtectionStatus:
+        self.requests.append(request)
+        self._statuses[machine] = ProtectionStatus(
+            machine=machine,
+            name=self.names[machine],
+            peer=request.peer,
+            state=ProtectionState.INITIAL_REPLICATION,
+            health=Health.NORMAL,
+            copy_frequency_seconds=request.copy_frequency_seconds,
+            first_copy=FirstCopy(done_bytes=0, total_bytes=1024, bytes_per_second=0.0),
+        )
+        return self._statuses[machine]
+
+    def unprotect(self, machine: MachineId) -> None:
+        del self._statuses[machine]
+
+    def take_point(self, machine: MachineId, *, seconds_max: float) -> PointTaken:
+        assert seconds_max > 0
+        if self.fail_with:
+            return PointTaken(
+                number=3, at="2026-05-04T12:00:05+00:00", consistency=Consistency.CRASH, note=self.fail_with
+            )
+        return PointTaken(
+            number=3, at="2026-05-04T12:00:05+00:00", consistency=Consistency.APPLICATION, frozen_seconds=0.2
+        )
+
+
+@dataclass(frozen=True)
+class Ran:
+    """What a command did."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def json(self) -> Any:
+        return json.loads(self.out)
+
+
+def command_environment(**more: str) -> dict[str, str]:
+    environment = {key: value for key, value in os.environ.items() if not key.startswith("SECONDSITE_")}
+    return {**environment, "COLUMNS": "200", "NO_COLOR": "1", **more}
+
+
+def run_command(*arguments: str | Path, gateway: Path | None = None, **environment: str) -> Ran:
+    """The real command in a process of its own, without a terminal."""
+    if gateway is not None:
+        environment["SECONDSITE_GATEWAY"] = str(gateway)
+    done = subprocess.run(
+        [sys.executable, "-m", "secondsite", *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=COMMAND_SECONDS_MAX,
+        env=command_environment(**environment),
+    )
+    return Ran(done.returncode, done.stdout, done.stderr)
