@@ -75,6 +75,38 @@ def create_file(path: Path, data: bytes, *, mode: int = 0o600) -> bool:
         return True
 
 
+def append_line(path: Path, line: bytes, *, size_bytes_max: int, mode: int = 0o600) -> None:
+    """Append one line to a log; at `size_bytes_max` the log so far is kept once, as ``NAME.1``.
+
+    Not synced: a log tells what happened to whoever is alive to read it, nothing is decided by it.
+    """
+    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, mode)
+    try:
+        if os.fstat(fd).st_size + len(line) > size_bytes_max:
+            path.replace(path.with_name(f"{path.name}.1"))
+            os.close(fd)
+            fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, mode)
+        os.write(fd, line.rstrip(b"\n") + b"\n")
+    finally:
+        os.close(fd)
+
+
+def reserve_file(path: Path, size_bytes: int) -> None:
+    """Make `path` a file whose `size_bytes` are taken from the file system, not merely promised.
+
+    Raises:
+        OSError: there is no room; nothing is left.
+    """
+    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        os.posix_fallocate(fd, 0, size_bytes)
+    except OSError:
+        path.unlink(missing_ok=True)
+        raise
+    finally:
+        os.close(fd)
+
+
 def remove_file(path: Path) -> None:
     """Remove the name, durable; absent is fine."""
     with contextlib.suppress(FileNotFoundError):

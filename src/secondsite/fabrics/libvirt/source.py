@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -81,13 +82,12 @@ class LibvirtSource(Source):
                 raise SourceBusy(machine=self._name, why="another capture of ours is open")
             found = self._ready(since)
             lease = self._hands.guard.job(self._id, seconds=JOB_SECONDS_MAX)
-            try:
+            with contextlib.ExitStack() as undo:
+                # A begin that fails half way (a timeout) may leave a job: it ends before the lease does.
+                undo.callback(lease.release)
+                undo.callback(jobs.abort_ours, found.domain, self._hands.places, self._id, self._hands.clock)
                 instant = self._begin(found, since, checkpoint, quiesce)
-            except BaseException:
-                # Nothing was begun, or begin failed half way (a timeout): end what there may be first.
-                jobs.abort_ours(found.domain, self._hands.places, self._id, self._hands.clock)
-                lease.release()
-                raise
+                undo.pop_all()
             self._open = LibvirtCapture(
                 domain=found.domain,
                 machine=self._id,
