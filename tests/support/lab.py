@@ -11,7 +11,8 @@ from pathlib import Path
 from secondsite.base.units import MIB
 from secondsite.lab.guest import BootFiles, build_boot_files
 from secondsite.lab.machine import Guest, GuestSpec, create_guest
-from secondsite.lab.sites import Site, Sites, fresh_root, remove_stale_roots
+from secondsite.lab.place import Site
+from secondsite.lab.sites import Sites, fresh_root, remove_stale_roots
 from secondsite.lab.witness import Witness
 
 SMALL_GUEST = GuestSpec(
@@ -76,43 +77,54 @@ def running_guest(site: Site, spec: GuestSpec = SMALL_GUEST) -> Iterator[Running
 
 @dataclass(frozen=True)
 class Traces:
-    """What a lab could leave on the machine."""
+    """What a lab could leave on the machine, as seen from outside."""
 
-    processes: frozenset[str]
     mounts: frozenset[str]
-    namespaces: frozenset[str]
     files: frozenset[str]
 
     def left_since(self, before: Traces, *, of: str) -> list[str]:
-        """What is here now and was not before, restricted to what names `of` (other tests run as well)."""
-        new = [
-            *(self.processes - before.processes),
-            *(self.mounts - before.mounts),
-            *(self.namespaces - before.namespaces),
-            *(self.files - before.files),
-        ]
+        """Mounts and files that are here now and were not before and that name `of` (other tests run too)."""
+        new = (self.mounts - before.mounts) | (self.files - before.files)
         return sorted(trace for trace in new if of in trace)
 
 
 def traces() -> Traces:
-    """An audit of the machine as seen from outside every lab."""
-    processes, namespaces = set(), set()
-    for entry in Path("/proc").iterdir():
-        if not entry.name.isdigit():
-            continue
-        try:
-            words = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
-            where = (entry / "cwd").readlink(), (entry / "root").readlink()
-            for kind in ("net", "mnt", "pid"):
-                namespaces.add(f"{(entry / 'ns' / kind).readlink()} held by {entry.name} {words}")
-        except OSError:
-            continue
-        processes.add(f"process {entry.name}: {words} {where}")
-    return Traces(
-        processes=frozenset(processes),
-        mounts=frozenset(Path("/proc/self/mountinfo").read_text().splitlines()),
-        namespaces=frozenset(namespaces),
-        files=frozenset(
-            map(str, [*Path("/var/tmp").glob("*"), *Path("/run").glob("*"), *Path("/tmp").glob("*")])
-        ),
+    """An audit of this machine's mounts and of the directories where labs keep files."""
+    places = (
+        "/var/tmp",
+        "/run",
+        "/run/netns",
+        "/tmp",
+        "/etc/libvirt",
+        "/var/lib/libvirt",
+        "/var/log/libvirt",
     )
+    return Traces(
+        mounts=frozenset(Path("/proc/self/mountinfo").read_text().splitlines()),
+        files=frozenset(str(path) for place in places for path in Path(place).glob("*")),
+    )
+
+
+def namespaces_of(root: Path) -> frozenset[str]:
+    """The namespaces of a running lab, e.g. ``net:[4026532000]``."""
+    found = set()
+    for place in Sites(root).places:
+        holder = place.find_holder()
+        assert holder, f"{place.name} of {root} does not run"
+        found |= {str(Path(f"/proc/{holder}/ns/{kind}").readlink()) for kind in ("net", "mnt", "pid")}
+    return frozenset(found)
+
+
+def processes_in(namespaces: frozenset[str]) -> list[str]:
+    """Every process that is in one of the namespaces, whoever started it."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            try:
+                inside = {str((entry / "ns" / kind).readlink()) for kind in ("net", "mnt", "pid")}
+                words = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+            except OSError:
+                continue
+            if inside & namespaces:
+                found.append(f"{entry.name} {words}")
+    return found

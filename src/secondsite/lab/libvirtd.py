@@ -9,16 +9,13 @@ import shutil
 import tempfile
 import uuid
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import libvirt
 
 from secondsite.base.files import replace_file
 from secondsite.lab import processes
 from secondsite.lab.cache import cache_directory
-
-if TYPE_CHECKING:
-    from secondsite.lab.sites import Site
+from secondsite.lab.place import Site
 
 # Site networks as a guest sees them; production differs by site, as real sites do.
 GUEST_SUBNETS = {"A": "192.168.50", "B": "192.168.60"}
@@ -50,7 +47,7 @@ def start_libvirt(site: Site) -> None:
         etc / "libvirtd.conf", _LIBVIRTD_CONF.format(host_uuid=_host_uuid(site)).encode(), mode=0o644
     )
     qemu_conf = _QEMU_CONF
-    if not _kernel_confines():
+    if not kernel_confines():
         # without AppArmor in the kernel libvirt has nothing to confine guests with; where there is one, the
         # lab's guests run confined as on any Debian host
         qemu_conf += 'security_driver = "none"\n'
@@ -109,7 +106,8 @@ def _host_uuid(site: Site) -> uuid.UUID:
     return uuid.uuid5(uuid.NAMESPACE_URL, f"secondsite-lab:{site.directory}")
 
 
-def _kernel_confines() -> bool:
+def kernel_confines() -> bool:
+    """Whether AppArmor is on, so that libvirt confines its guests."""
     enabled = Path("/sys/module/apparmor/parameters/enabled")
     return enabled.exists() and enabled.read_text().strip() == "Y"
 

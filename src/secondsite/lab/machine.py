@@ -22,9 +22,9 @@ import msgspec
 from secondsite.base.units import MIB, SUB_BLOCK_BYTES
 from secondsite.lab import processes
 from secondsite.lab.guest import BootFiles
-from secondsite.lab.sites import Site
+from secondsite.lab.place import Site
+from secondsite.lab.witness import RECORDS_CHANNEL
 
-RECORDS_CHANNEL = "org.secondsite.lab.0"
 AGENT_CHANNEL = "org.qemu.guest_agent.0"
 # Emulated on two busy cores the guest needs 4 to 20 s.
 BOOT_SECONDS_MAX = 180.0

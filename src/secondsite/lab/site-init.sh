@@ -21,6 +21,7 @@ if [ "$kind" = site ]; then
         mount --bind "$place/${pair%%:*}" "${pair#*:}"
     done
     mkdir -p /run/libvirt /run/lock
+    if [ -d "$place/apparmor.d" ]; then mount --bind "$place/apparmor.d" /etc/apparmor.d; fi
     # The lab's guests are emulated, everywhere alike. A /dev/kvm that root can open and QEMU's user cannot makes
     # libvirt probe QEMU again at every turn (15 s to define a machine), so nobody in the site can use it.
     if [ -e /dev/kvm ]; then

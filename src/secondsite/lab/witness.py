@@ -21,6 +21,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 TOKEN_SECONDS = 0.005
+RECORDS_CHANNEL = "org.secondsite.lab.0"
+# Where libvirt puts the sockets of its guests' channels, in a site's directory.
+CHANNELS = "lib/qemu/channel/target"
 
 
 @dataclass(frozen=True)
@@ -62,6 +65,7 @@ class Witness:
         connection = connect_unix(path)
         connection.settimeout(TOKEN_SECONDS)
         self._stop.clear()
+        self._trouble = ""
         self._thread = threading.Thread(
             target=self._talk, args=(connection,), name="lab-witness", daemon=True
         )
@@ -154,12 +158,18 @@ def _seconds(moment: str) -> float:
 
 
 def main() -> int:
-    """Keep a guest writing: ``python -m secondsite.lab.witness SOCKET``, until the guest or the site ends."""
+    """Keep a guest writing for ever: ``python -m secondsite.lab.witness DIRECTORY`` (a site's channels)."""
+    directory = Path(sys.argv[1])
     witness = Witness()
-    witness.attach(Path(sys.argv[1]))
-    while not witness.trouble:
+    while True:
+        # each start of the guest has a directory of its own
+        sockets = sorted(directory.glob(f"*/{RECORDS_CHANNEL}"), key=lambda path: path.stat().st_mtime)
+        if sockets:
+            with contextlib.suppress(OSError):  # it went off a moment ago
+                witness.attach(sockets[-1])
+                while not witness.trouble:
+                    time.sleep(1)
         time.sleep(1)
-    return 0
 
 
 if __name__ == "__main__":

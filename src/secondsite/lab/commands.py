@@ -1,0 +1,137 @@
+"""``secondsite lab up``, ``down`` and ``status``: the demo's two sites and guest, to play with."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import sys
+from pathlib import Path
+
+import libvirt
+from rich.console import Console
+
+from secondsite.base.errors import Outcome
+from secondsite.lab.errors import LabAbsent
+from secondsite.lab.gateways import Gateways
+from secondsite.lab.guest import build_boot_files
+from secondsite.lab.libvirtd import quiet_libvirt
+from secondsite.lab.machine import GuestSpec, create_guest
+from secondsite.lab.signals import interruptible, uninterrupted
+from secondsite.lab.sites import Sites, open_sites
+from secondsite.lab.witness import CHANNELS
+
+# One lab a machine stays up; tests and the demo have fresh roots and do not meet it.
+DEFAULT_ROOT = Path("/var/tmp/secondsite-lab")  # noqa: S108 - made by root with mode 0755, refused if foreign
+
+
+def up(root: Path = DEFAULT_ROOT) -> int:
+    """Make the sites, start both gateways and a guest under load, and say what can be done with them."""
+    console = Console()
+    sites = Sites(root)
+    with interruptible():
+        boot = build_boot_files()
+        sites.up(attached=False)
+        try:
+            with console.status("making a guest with a workload"):
+                guest = create_guest(sites.a, boot, GuestSpec())
+                guest.start()
+                guest.wait_ready()
+            # it sends the tokens without which the workload does not write
+            witness: list[str | Path] = [
+                sys.executable,
+                "-m",
+                "secondsite.lab.witness",
+                sites.a.directory / CHANNELS,
+            ]
+            sites.a.spawn("witness", witness)
+            with console.status("starting the gateways"):
+                gateways = Gateways(sites)
+                gateways.prepare()
+                for site in sites.sites:
+                    gateways.start(site)
+        except BaseException:
+            with uninterrupted():
+                sites.down()
+            raise
+    _print_hints(console, sites, guest.name)
+    return int(Outcome.OK)
+
+
+def down(root: Path = DEFAULT_ROOT) -> int:
+    """Remove the lab; there being none is fine."""
+    with uninterrupted():
+        Sites(root).down()
+    return int(Outcome.OK)
+
+
+def status(*, as_json: bool, root: Path = DEFAULT_ROOT) -> int:
+    """Say what runs; the exit code is NOT_FOUND when there is no lab."""
+    console = Console()
+    quiet_libvirt()
+    try:
+        sites = open_sites(root)
+    except LabAbsent:
+        if as_json:
+            sys.stdout.write(json.dumps({"root": str(root), "running": False}) + "\n")
+        else:
+            console.print("There is no lab; `secondsite lab up` starts one.")
+        return int(Outcome.NOT_FOUND)
+    gateways = Gateways(sites)
+    found = {
+        site.name: {
+            "libvirt": site.uri,
+            "machines": _machines(site.uri),
+            "gateway": str(gateways.control_socket(site)),
+            "gatewayAnswers": gateways.answers(site),
+        }
+        for site in sites.sites
+    }
+    if as_json:
+        sys.stdout.write(json.dumps({"root": str(root), "running": True, "sites": found}, indent=2) + "\n")
+        return int(Outcome.OK)
+    for name, entry in found.items():
+        answers = "answers" if entry["gatewayAnswers"] else "does not answer"
+        console.print(f"[bold]site {name}[/]  gateway {answers} at {entry['gateway']}", soft_wrap=True)
+        console.print(f"        libvirt {entry['libvirt']}", soft_wrap=True)
+        machines = entry["machines"]
+        console.print(f"        machines: {', '.join(machines) if isinstance(machines, list) else machines}")
+    return int(Outcome.OK)
+
+
+def _machines(uri: str) -> list[str] | str:
+    try:
+        with contextlib.closing(libvirt.open(uri)) as connection:
+            domains = connection.listAllDomains()
+            return [f"{each.name()} ({'running' if each.isActive() else 'off'})" for each in domains]
+    except libvirt.libvirtError as error:
+        return f"libvirt does not answer: {error}"
+
+
+def _print_hints(console: Console, sites: Sites, machine: str) -> None:
+    a, b = sites.sites
+    gateways = Gateways(sites)
+    command = "./run secondsite" if Path("run").is_file() else "secondsite"
+    console.print(
+        f"""
+Two sites are up, and the guest [bold]{machine}[/] writes at site A. To talk to a site's gateway:
+
+  export A={gateways.control_socket(a)}
+  export B={gateways.control_socket(b)}
+
+  {command} inventory --gateway $A
+  {command} protect {machine} --to {gateways.name(b)} --gateway $A \\
+      --recovery-key-file {gateways.recovery_key} \\
+      --network {a.network}={b.network} --pool {a.pool}={b.pool}
+  {command} status --watch --gateway $A
+  {command} point {machine} --application-consistent --gateway $A
+  {command} points list {machine} --gateway $B
+  {command} test-failover start {machine} --gateway $B
+  {command} test-failover clean-up {machine} --notes "it boots" --gateway $B
+  {command} unprotect {machine} --gateway $A
+
+  virsh -c '{a.uri}' list
+  {command} lab down        removes all of it
+""",
+        soft_wrap=True,
+        highlight=False,
+    )

@@ -1,0 +1,111 @@
+"""What the demo shows while it waits: the first copy's progress, then a live line of points."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+
+from rich.console import Console
+from rich.live import Live
+from rich.progress import (
+    BarColumn,
+    DownloadColumn,
+    Progress,
+    TextColumn,
+    TimeRemainingColumn,
+    TransferSpeedColumn,
+)
+from rich.text import Text
+
+from secondsite.base.errors import SecondsiteError
+from secondsite.base.units import format_bytes, format_seconds
+from secondsite.gateway.client import GatewayClient
+from secondsite.gateway.messages import ProtectionState, ProtectionStatus
+from secondsite.lab.report import Figures
+
+POLL_SECONDS = 0.2
+FIRST_COPY_SECONDS_MAX = 600.0
+# A cycle of 5 s may take some more on a busy machine; a minute without any point means that it stands still.
+POINT_SECONDS_MAX = 60.0
+LINE_SECONDS = 5.0  # between two lines where the output is no terminal
+
+
+class DemoStandsStill(SecondsiteError):
+    """Replication made no progress."""
+
+    code = "lab.stands-still"
+    happened = "The machine is {state} for {seconds:.0f} s without {what}. {note}"
+    cause = "A fault of secondsite, or a machine too busy for the demo."
+    action = "Read the gateways' logs above."
+
+
+@dataclass(frozen=True)
+class FirstCopyResult:
+    """How much data, not holes, the first copy carried."""
+
+    data_bytes: int
+
+
+def first_copy(client: GatewayClient, status: ProtectionStatus, console: Console) -> FirstCopyResult:
+    """Show a bar until the first point is committed."""
+    columns = (
+        TextColumn("  first copy"),
+        BarColumn(),
+        DownloadColumn(binary_units=True),
+        TransferSpeedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(compact=True),
+    )
+    data_bytes, deadline = 0, time.monotonic() + FIRST_COPY_SECONDS_MAX
+    with Progress(*columns, console=console, transient=True) as bar:
+        task = bar.add_task("copy", total=None)
+        while status.last_point is None:
+            if status.state is ProtectionState.FAILED or time.monotonic() > deadline:
+                raise DemoStandsStill(
+                    state=status.state.value, seconds=FIRST_COPY_SECONDS_MAX, what="a point", note=status.note
+                )
+            if status.first_copy is not None:
+                data_bytes = max(data_bytes, status.first_copy.done_bytes)
+                bar.update(task, completed=data_bytes, total=status.first_copy.total_bytes or None)
+            time.sleep(POLL_SECONDS)
+            status = client.protection(status.machine)
+    if status.first_copy is not None:
+        data_bytes = max(data_bytes, status.first_copy.done_bytes)
+    return FirstCopyResult(data_bytes=data_bytes)
+
+
+def describe(status: ProtectionStatus) -> str:
+    """One line: points, RPO, changed and sent bytes."""
+    rpo = "unknown" if status.rpo_seconds is None else format_seconds(status.rpo_seconds)
+    cycle = "" if status.cycle_seconds is None else f"  cycle {format_seconds(status.cycle_seconds)}"
+    changed, sent = format_bytes(status.changed_bytes), format_bytes(status.sent_bytes)
+    note = f"  {status.note}" if status.note else ""
+    return f"  point {status.last_point}  RPO {rpo:>6}{cycle}  changed {changed}, sent {sent}{note}"
+
+
+def points(
+    client: GatewayClient, machine: str, count: int, console: Console, figures: Figures
+) -> ProtectionStatus:
+    """Show the live line until `count` more points are committed; figures are noted."""
+    status = client.protection(machine)
+    seen, committed = status.last_point, 0
+    newest_at, said_at = time.monotonic(), 0.0
+    with Live(Text(describe(status)), console=console, transient=True, auto_refresh=False) as live:
+        while committed < count:
+            if time.monotonic() - newest_at > POINT_SECONDS_MAX:
+                raise DemoStandsStill(
+                    state=status.state.value, seconds=POINT_SECONDS_MAX, what="a new point", note=status.note
+                )
+            time.sleep(POLL_SECONDS)
+            status = client.protection(machine)
+            figures.note_rpo(status.rpo_seconds)
+            if status.last_point != seen:
+                seen, newest_at = status.last_point, time.monotonic()
+                committed += 1
+                figures.note_cycle(status)
+            if console.is_terminal:
+                live.update(Text(describe(status)), refresh=True)
+            elif time.monotonic() - said_at > LINE_SECONDS:
+                said_at = time.monotonic()
+                console.print(describe(status), highlight=False)
+    return status
