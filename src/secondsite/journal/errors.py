@@ -1,0 +1,60 @@
+"""What reading a stored object can find wrong, and what keys can be wrong about."""
+
+from __future__ import annotations
+
+from secondsite.base.errors import Outcome, SecondsiteError
+
+
+class FormatUnknown(SecondsiteError):
+    """Written by a version that this one does not know."""
+
+    code = "format.unknown"
+    outcome = Outcome.REFUSED
+    happened = "{what} cannot be read: {why}."
+    cause = "It was written by a newer secondsite, or it is not a file of secondsite."
+    action = "Read it with the version that wrote it, or a newer one; it was not changed."
+
+
+class ObjectDamaged(SecondsiteError):
+    """Stored bytes are not the bytes that were written."""
+
+    code = "format.damaged"
+    outcome = Outcome.DAMAGED
+    happened = "{what} is damaged: {why}."
+    cause = "The storage beneath the store changed or lost bytes, or somebody altered them."
+    action = "Restore the object from a copy of the store; points that need it cannot be read until then."
+
+
+class WrongKey(SecondsiteError):
+    """A key that is not the one."""
+
+    code = "key.wrong"
+    outcome = Outcome.REFUSED
+    happened = "{what} is sealed with the key {needed}, but the key given is {given}."
+    cause = "The key file of another vault was given."
+    action = "Give the key file whose id is {needed}; `secondsite key show FILE` prints the id of a file."
+
+
+class KeyFileInvalid(SecondsiteError):
+    """A key file that does not parse."""
+
+    code = "key.file-invalid"
+    outcome = Outcome.REFUSED
+    happened = "{path} is not a usable vault key file: {why}."
+    cause = "It was cut off, retyped with an error, or is another file."
+    action = "Use an intact copy of the key file; its checksum line tells a damaged one from a good one."
+
+
+class KeyMissing(SecondsiteError):
+    """The store has no such wrapped key."""
+
+    code = "key.missing"
+    outcome = Outcome.DAMAGED
+    happened = "The wrapped data key {key} of machine {machine} is not in the store."
+    cause = "The object was deleted, or the store was copied without its keys."
+    action = "Restore machines/{machine}/keys/{key} from a copy of the store: nothing else opens the data."
+
+
+def damaged(what: str, why: str) -> ObjectDamaged:
+    """Shorthand used by the decoders."""
+    return ObjectDamaged(what=what, why=why)

@@ -1,0 +1,107 @@
+"""Records of a machine's log: points and claims as bytes, and the definition sealed inside a point."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+
+import blake3
+import msgspec
+
+from secondsite.journal.box import open_box, seal_box
+from secondsite.journal.errors import damaged
+from secondsite.journal.format import (
+    BOX_DEFINITION,
+    RECORD_BODY_BYTES_MAX,
+    RECORD_CLAIM,
+    RECORD_HEADER,
+    RECORD_MAGIC,
+    RECORD_POINT,
+    VERSION,
+    check_version,
+)
+from secondsite.journal.keys import VaultKey
+from secondsite.model.ids import MachineId
+from secondsite.model.machines import Definition
+from secondsite.model.points import Claim, Point, Record
+
+RECORD_BYTES_MAX = RECORD_HEADER.size + RECORD_BODY_BYTES_MAX
+
+_encoder = msgspec.json.Encoder(order="deterministic")
+_decoders: dict[int, msgspec.json.Decoder[Point] | msgspec.json.Decoder[Claim]] = {
+    RECORD_CLAIM: msgspec.json.Decoder(Claim),
+    RECORD_POINT: msgspec.json.Decoder(Point),
+}
+_definition = msgspec.json.Decoder(tuple[str, Definition])
+
+
+def encode_record(record: Record) -> bytes:
+    """The bytes of a point or claim; the same record gives the same bytes."""
+    kind = RECORD_CLAIM if isinstance(record, Claim) else RECORD_POINT
+    body = _encoder.encode(record)
+    assert len(body) <= RECORD_BODY_BYTES_MAX, "refused at protection time: too many segments for one record"
+    head = RECORD_HEADER.pack(RECORD_MAGIC, VERSION, kind, 0, 0, len(body), record.number, bytes(32))[:32]
+    return head + blake3.blake3(head).update(body).digest() + body
+
+
+def decode_record(data: bytes) -> Record:
+    """Read a point or claim.
+
+    Raises:
+        ObjectDamaged, FormatUnknown.
+    """
+    what = "a record"
+    if len(data) < RECORD_HEADER.size:
+        raise damaged(what, f"it has only {len(data)} bytes")
+    magic, version, kind, required, _, length, number, digest = RECORD_HEADER.unpack_from(data)
+    check_version(what, magic, RECORD_MAGIC, version, required)
+    what = f"record {number}"
+    body = memoryview(data)[RECORD_HEADER.size :]
+    if length != len(body):
+        raise damaged(what, f"its body has {len(body)} bytes, the header says {length}")
+    if blake3.blake3(memoryview(data)[:32]).update(body).digest() != digest:
+        raise damaged(what, "its hash does not fit its content")
+    decoder = _decoders.get(kind)
+    if decoder is None:
+        raise damaged(what, f"it is of the unknown kind {kind}")
+    try:
+        record = decoder.decode(body)
+    except msgspec.MsgspecError as error:
+        raise damaged(what, f"its body does not parse: {error}") from None
+    if record.number != number:
+        raise damaged(what, f"its body says it is record {record.number}")
+    return record
+
+
+def record_hash(data: bytes) -> str:
+    """What the next record names: blake3 of the whole object, 64 hexadecimal digits."""
+    return blake3.blake3(data).hexdigest()
+
+
+def seal_definition(
+    definition: Definition,
+    vault: VaultKey,
+    machine: MachineId,
+    *,
+    randomness: Callable[[int], bytes] = os.urandom,
+) -> bytes:
+    """Seal what a target needs to define the machine; it may hold secrets (console passwords, TPM state)."""
+    plain = _encoder.encode((machine, definition))
+    return seal_box(BOX_DEFINITION, vault.id, vault.secret, plain, randomness=randomness)
+
+
+def open_definition(sealed: bytes, vault: VaultKey, machine: MachineId) -> Definition:
+    """The inverse of `seal_definition`.
+
+    Raises:
+        WrongKey, ObjectDamaged (also when it is the definition of another machine).
+    """
+    what = f"the definition of machine {machine}"
+    plain = open_box(BOX_DEFINITION, vault.id, vault.secret, sealed, what=what)
+    try:
+        found, definition = _definition.decode(plain)
+    except msgspec.MsgspecError as error:
+        raise damaged(what, f"it does not parse: {error}") from None
+    if found != machine:
+        raise damaged(what, f"it is the definition of machine {found}")
+    return definition
