@@ -28,31 +28,23 @@ def up(root: Path = DEFAULT_ROOT) -> int:
     """Make the sites, start both gateways and a guest under load, and say what can be done with them."""
     console = Console()
     sites = Sites(root)
-    with interruptible():
+    with interruptible(), contextlib.ExitStack() as undo:
         boot = build_boot_files()
         sites.up(attached=False)
-        try:
-            with console.status("making a guest with a workload"):
-                guest = create_guest(sites.a, boot, GuestSpec())
-                guest.start()
-                guest.wait_ready()
-            # it sends the tokens without which the workload does not write
-            witness: list[str | Path] = [
-                sys.executable,
-                "-m",
-                "secondsite.lab.witness",
-                sites.a.directory / CHANNELS,
-            ]
-            sites.a.spawn("witness", witness)
-            with console.status("starting the gateways"):
-                gateways = Gateways(sites)
-                gateways.prepare()
-                for site in sites.sites:
-                    gateways.start(site)
-        except BaseException:
-            with uninterrupted():
-                sites.down()
-            raise
+        undo.callback(down, root)
+        with console.status("making a guest with a workload"):
+            guest = create_guest(sites.a, boot, GuestSpec())
+            guest.start()
+            guest.wait_ready()
+        # it sends the tokens without which the workload does not write
+        witness: list[str | Path] = [sys.executable, "-m", "secondsite.lab.witness"]
+        sites.a.spawn("witness", [*witness, sites.a.directory / CHANNELS])
+        with console.status("starting the gateways"):
+            gateways = Gateways(sites)
+            gateways.prepare()
+            for site in sites.sites:
+                gateways.start(site)
+        undo.pop_all()
     _print_hints(console, sites, guest.name)
     return int(Outcome.OK)
 

@@ -5,16 +5,20 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
-import time
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TypeVar
 
+from secondsite.base.clock import SystemClock
 from secondsite.lab.errors import LabCommandFailed, LabTimeout, LabToolMissing
 
 T = TypeVar("T")
 
 POLL_SECONDS = 0.02
+
+_CLOCK = SystemClock()
+_NEVER = threading.Event()
 
 
 def run(
@@ -51,6 +55,11 @@ def run(
     return done.stdout
 
 
+def pause(seconds: float) -> None:
+    """Let time pass between two looks at something that cannot tell by itself."""
+    _CLOCK.wait(_NEVER, seconds)
+
+
 def wait_until(
     probe: Callable[[], T | bool | None],
     *,
@@ -65,14 +74,14 @@ def wait_until(
     Raises:
         LabTimeout: it did not within `seconds`; `evidence` is added to the message.
     """
-    deadline = time.monotonic() + seconds
+    deadline = _CLOCK.monotonic() + seconds
     while True:
         value = probe()
         if value:
             return value  # type: ignore[return-value]
-        if time.monotonic() > deadline:
+        if _CLOCK.monotonic() > deadline:
             raise LabTimeout(what=what, seconds=seconds, root=root, evidence=evidence())
-        time.sleep(poll_seconds)
+        pause(poll_seconds)
 
 
 def children(pid: int) -> list[int]:

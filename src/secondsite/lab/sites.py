@@ -13,13 +13,14 @@ recognised by its root directory in those processes' arguments; no state file ca
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import subprocess
 import tempfile
-import time
 from pathlib import Path
 
+from secondsite.base.clock import SystemClock
 from secondsite.base.files import replace_file
 from secondsite.base.units import GIB
 from secondsite.lab import processes
@@ -69,11 +70,10 @@ class Sites:
         _require_tools()
         if any(place.find_holder() for place in self.places):
             raise LabExists(root=self.root)
-        try:
+        with contextlib.ExitStack() as undo:
+            undo.callback(self.down)
             self._make(attached, scratch_bytes)
-        except BaseException:
-            self.down()
-            raise
+            undo.pop_all()
 
     def _make(self, attached: bool, scratch_bytes: int) -> None:
         self.root.mkdir(mode=0o755, parents=True, exist_ok=True)
@@ -184,7 +184,7 @@ def fresh_root() -> Path:
 
 def remove_stale_roots(now: float | None = None) -> list[Path]:
     """Remove fresh roots whose lab ended without its clean-up (kill -9, power cut); returns them."""
-    now = time.time() if now is None else now
+    now = SystemClock().utc().timestamp() if now is None else now
     removed = []
     for root in FRESH_ROOT_PARENT.glob(f"{FRESH_ROOT_PREFIX}*"):
         if now - root.stat().st_mtime > STALE_SECONDS_MIN and not any(map(holders, Sites(root).places)):

@@ -21,6 +21,7 @@ from secondsite.base.errors import SecondsiteError
 from secondsite.base.units import format_bytes, format_seconds
 from secondsite.gateway.client import GatewayClient
 from secondsite.gateway.messages import ProtectionState, ProtectionStatus
+from secondsite.lab import processes
 from secondsite.lab.report import Figures
 
 POLL_SECONDS = 0.2
@@ -67,7 +68,7 @@ def first_copy(client: GatewayClient, status: ProtectionStatus, console: Console
             if status.first_copy is not None:
                 data_bytes = max(data_bytes, status.first_copy.done_bytes)
                 bar.update(task, completed=data_bytes, total=status.first_copy.total_bytes or None)
-            time.sleep(POLL_SECONDS)
+            processes.pause(POLL_SECONDS)
             status = client.protection(status.machine)
     if status.first_copy is not None:
         data_bytes = max(data_bytes, status.first_copy.done_bytes)
@@ -96,7 +97,7 @@ def points(
                 raise DemoStandsStill(
                     state=status.state.value, seconds=POINT_SECONDS_MAX, what="a new point", note=status.note
                 )
-            time.sleep(POLL_SECONDS)
+            processes.pause(POLL_SECONDS)
             status = client.protection(machine)
             figures.note_rpo(status.rpo_seconds)
             if status.last_point != seen:

@@ -20,6 +20,9 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
+from secondsite.base.clock import SystemClock
+from secondsite.lab import processes
+
 TOKEN_SECONDS = 0.005
 RECORDS_CHANNEL = "org.secondsite.lab.0"
 # Where libvirt puts the sockets of its guests' channels, in a site's directory.
@@ -48,8 +51,8 @@ class Witness:
     The socket may be given anew when the guest was started again (`attach`).
     """
 
-    def __init__(self, utc: Callable[[], float] = time.time) -> None:
-        self._utc = utc
+    def __init__(self, utc: Callable[[], float] | None = None) -> None:
+        self._utc = utc or (lambda: SystemClock().utc().timestamp())
         self._lock = threading.Lock()
         # one entry per token and acknowledgement; at 200 and 50 a second an hour is 15 MB
         self._token_times: list[float] = []  # of token 1, 2, ...
@@ -140,13 +143,11 @@ def connect_unix(path: Path) -> socket.socket:
     """Connect to a unix socket whose path may be longer than the 107 bytes an address holds."""
     directory = os.open(path.parent, os.O_PATH | os.O_DIRECTORY)
     try:
-        connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        try:
+        with contextlib.ExitStack() as undo:
+            connection = undo.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM))
             connection.connect(f"/proc/self/fd/{directory}/{path.name}")
-        except BaseException:
-            connection.close()
-            raise
-        return connection
+            undo.pop_all()
+            return connection
     finally:
         os.close(directory)
 
@@ -168,8 +169,8 @@ def main() -> int:
             with contextlib.suppress(OSError):  # it went off a moment ago
                 witness.attach(sockets[-1])
                 while not witness.trouble:
-                    time.sleep(1)
-        time.sleep(1)
+                    processes.pause(1)
+        processes.pause(1)
 
 
 if __name__ == "__main__":
