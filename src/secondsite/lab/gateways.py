@@ -167,13 +167,14 @@ class GatewayEnded(SecondsiteError):
     action = "Read {log}."
 
 
-def encode_toml(settings: Mapping[str, object]) -> str:
+def encode_toml(settings: Mapping[str, object], path: str = "") -> str:
     """A mapping of strings, numbers, booleans and mappings as TOML; tables after plain values."""
     plain, tables = [], []
     for name, value in settings.items():
         if isinstance(value, Mapping):
-            tables.append(f"\n[{name}]\n{encode_toml(value)}")
+            table = f"{path}.{name}" if path else name
+            tables.append(f"\n[{table}]\n{encode_toml(value, table)}")
         else:
             # TOML writes strings, whole numbers and booleans as JSON does
-            plain.append(f"{name} = {json.dumps(value)}\n")
+            plain.append(f"{name} = {json.dumps(value, ensure_ascii=False)}\n")
     return "".join(plain + tables)

@@ -70,7 +70,12 @@ def test_a_process_is_found_by_neighbouring_words_only() -> None:
         [sys.executable, "-c", "input()", "lab-word-1", "lab-word-2"], stdin=subprocess.PIPE
     )
     try:
-        assert child.pid in processes.find_by_arguments("lab-word-1", "lab-word-2")
+        processes.wait_until(  # until the child has become the program
+            lambda: child.pid in processes.find_by_arguments("lab-word-1", "lab-word-2"),
+            what="the child",
+            root=LAB,
+            seconds=20,
+        )
         assert child.pid not in processes.find_by_arguments("lab-word-2", "lab-word-1")
         assert child.pid not in processes.find_by_arguments("lab-word")
     finally:
