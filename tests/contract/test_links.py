@@ -142,7 +142,10 @@ def test_a_repeated_segment_is_accepted_and_one_with_other_bytes_is_refused(rig:
         msgspec.structs.replace(maker.segment(1_000).ref, id=made.ref.id),
     ):
         data = other.data[: same_name.stored_bytes]
-        _refused(lambda r=same_name, d=data: rig.link.send_segment(MACHINE, r, d), "link.segment-conflict")
+        for _ in range(2):  # also when the link asks first how much is there
+            _refused(
+                lambda r=same_name, d=data: rig.link.send_segment(MACHINE, r, d), "link.segment-conflict"
+            )
     assert rig.store.get(_key(made), size_bytes_max=10**9) == made.data
 
 
@@ -158,6 +161,20 @@ def test_bytes_that_do_not_have_their_hash_are_dropped_and_can_be_sent_again(rig
     assert "receive.hash-mismatch" in rig.events.codes()
     rig.link.send_segment(MACHINE, made.ref, made.data)
     assert rig.store.get(_key(made), size_bytes_max=10**9) == made.data
+
+
+def test_a_segment_under_another_name_than_its_own_is_refused(rig: Rig) -> None:
+    maker = Maker()
+    maker.claim(rig.link)
+    made = maker.segment(3_000_000)
+    for change in ({"id": "ab" * 16}, {"disk": "vdb"}):
+        ref = msgspec.structs.replace(made.ref, **change)
+        error = _refused(lambda r=ref: rig.link.send_segment(MACHINE, r, made.data), "link.segment-refused")
+        assert made.ref.id in str(error)
+    noise = msgspec.structs.replace(made.ref, stored_bytes=100, hash="0" * 64)
+    _refused(lambda: rig.link.send_segment(MACHINE, noise, b"x" * 100), "link.segment-refused")
+    assert "receive.segment-refused" in rig.events.codes()
+    assert not list(rig.store.list("machines/" + MACHINE + "/segments/"))
 
 
 def test_parallel_and_out_of_order(rig: Rig) -> None:

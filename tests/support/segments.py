@@ -6,7 +6,8 @@ import random
 
 import blake3
 
-from secondsite.model.ids import DiskId, MachineId, SegmentId
+from secondsite.journal.segment_head import SegmentHead, encode_head
+from secondsite.model.ids import DiskId, KeyId, MachineId, SegmentId
 from secondsite.model.points import SegmentRef
 
 
@@ -19,8 +20,12 @@ def sealed_segment(
     size_bytes: int,
     chance: random.Random,
 ) -> tuple[bytes, SegmentRef]:
-    """Bytes and reference of a segment of about `size_bytes`."""
-    data = chance.randbytes(size_bytes)
+    """Bytes and reference of a segment of at least `size_bytes`: a real header, then noise."""
+    head = SegmentHead(
+        machine=machine, disk=disk, epoch=epoch, id=segment, key_id=KeyId("0" * 32), disk_size_bytes=1 << 30
+    )
+    data = encode_head(head, chance.randbytes(32))
+    data += chance.randbytes(max(0, size_bytes - len(data)))
     ref = SegmentRef(
         disk=disk,
         id=segment,

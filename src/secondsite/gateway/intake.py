@@ -10,8 +10,11 @@ from __future__ import annotations
 import blake3
 
 from secondsite.base.crash import crash_point, mark
+from secondsite.base.errors import SecondsiteError
 from secondsite.base.units import MIB
+from secondsite.journal.format import SEGMENT_HEADER
 from secondsite.journal.names import segment_name
+from secondsite.journal.segment_head import decode_head
 from secondsite.journal.store import ObjectExists, ObjectMissing, ObjectStore, StagedObject
 from secondsite.model.events import EventSink, Severity
 from secondsite.transfer.errors import HashMismatch, ProtocolViolation, SegmentConflict, SegmentRefused
@@ -125,9 +128,9 @@ class Upload:
 
     def _check_head(self) -> None:
         """As soon as the header is there, refuse what was sent under a wrong name."""
-        if self._head_checked or self._offset < min(HEAD_BYTES, self._size_bytes):
+        if self._head_checked or self._offset < min(SEGMENT_HEADER.size, self._size_bytes):
             return
-        why = head_problem(self._held().read_back(0, HEAD_BYTES), self._name)
+        why = head_problem(self._held().read_back(0, SEGMENT_HEADER.size), self._name)
         if why:
             self._drop()
             error = SegmentRefused(segment=self._name.id, why=why)
@@ -146,9 +149,15 @@ class Upload:
         return self._staged
 
 
-HEAD_BYTES = 64
-
-
 def head_problem(data: bytes, name: SegmentName) -> str:
     """Why the segment that begins with `data` cannot be `name`; empty when it can."""
+    try:
+        head, _ = decode_head(data, f"segment {name.id}")
+    except SecondsiteError as error:
+        return str(error)
+    found = (head.machine, head.epoch, head.disk, head.id)
+    if found != (name.machine, name.epoch, name.disk, name.id):
+        return (
+            f"its header is of disk {head.disk} of machine {head.machine} in epoch {head.epoch}, id {head.id}"
+        )
     return ""

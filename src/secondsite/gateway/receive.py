@@ -122,12 +122,11 @@ class GatewayReceiver:
     def open_segment(self, peer: Peer, name: SegmentName, *, size_bytes: int, digest: str) -> Upload | None:
         """See `Receiver`."""
         self._check_writer(peer, name.machine, name.epoch, self._machine(name.machine).recent_head())
-        if is_present(self._store, name, size_bytes=size_bytes, digest=digest):
-            return None
+        # Staging comes first also for what is there already: it removes what a kill in the middle of
+        # publishing left behind.
         try:
             return Upload(self._store, name, size_bytes=size_bytes, digest=digest, events=self._events)
         except ObjectExists:
-            # published by another connection since the look above
             is_present(self._store, name, size_bytes=size_bytes, digest=digest)
             return None
 
