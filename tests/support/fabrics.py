@@ -23,7 +23,7 @@ from secondsite.fabrics.memory import MemoryFabric
 from secondsite.lab import processes
 from secondsite.lab.guest import BootFiles
 from secondsite.lab.machine import Guest, GuestSpec, create_guest, domain_xml
-from secondsite.lab.site import Site
+from secondsite.lab.place import Site
 from secondsite.lab.witness import RECORDS_CHANNEL
 from secondsite.model.events import Severity
 from secondsite.model.ids import MachineId
