@@ -15,7 +15,14 @@ from typing import Any
 import msgspec
 
 from secondsite.base.clock import SystemClock
-from secondsite.gateway.messages import FirstCopy, Health, PointTaken, ProtectionState, ProtectionStatus, ProtectRequest
+from secondsite.gateway.messages import (
+    FirstCopy,
+    Health,
+    PointTaken,
+    ProtectionState,
+    ProtectionStatus,
+    ProtectRequest,
+)
 from secondsite.model.events import Event, Severity
 from secondsite.model.ids import MachineId
 from secondsite.model.points import Consistency
@@ -40,7 +47,12 @@ class Events:
         **data: str | int | float,
     ) -> None:
         event = Event(
-            at=SystemClock().utc().isoformat(), code=code, severity=severity, text=text, machine=machine, data=data
+            at=SystemClock().utc().isoformat(),
+            code=code,
+            severity=severity,
+            text=text,
+            machine=machine,
+            data=data,
         )
         with self._lock:
             self.all.append(event)

@@ -22,7 +22,7 @@ def gateway(*, config: Path) -> int:
     return run(config)
 
 
-def guard(*, uri: str, socket: Path, scratch: Path) -> int:
+def guard(*, uri: str, socket: Path, scratch: Path, socket_dir: Path, event_log: Path) -> int:
     """Run the guard of a hypervisor host: it ends overdue backup jobs and thaws guests, whatever else dies.
 
     The gateway starts it; by hand it is only needed where the host's own supervisor is to start it.
@@ -30,6 +30,7 @@ def guard(*, uri: str, socket: Path, scratch: Path) -> int:
     For example:
 
         secondsite guard --uri qemu:///system --socket /run/secondsite/guard.sock --scratch /srv/scratch
+        --socket-dir /run/secondsite --event-log /var/lib/secondsite/guard.log
 
     Parameters
     ----------
@@ -39,7 +40,18 @@ def guard(*, uri: str, socket: Path, scratch: Path) -> int:
         Where the gateway reaches the guard.
     scratch
         The volume that holds the scratch files of backup jobs.
+    socket_dir
+        Where the sockets of backup jobs lie.
+    event_log
+        Where the guard writes what it did.
     """
-    from secondsite.fabrics.libvirt.guard import run
+    from secondsite.fabrics.libvirt.guard import main
 
-    return run(uri=uri, socket_path=socket, scratch_dir=scratch)
+    options = {
+        "--uri": uri,
+        "--socket": socket,
+        "--scratch": scratch,
+        "--socket-dir": socket_dir,
+        "--event-log": event_log,
+    }
+    return main([word for pair in options.items() for word in map(str, pair)])

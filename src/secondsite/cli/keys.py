@@ -47,10 +47,9 @@ def create(file: Path, /, *, listing: Listing = LISTING) -> None:
     """
     from secondsite.journal.keys import VaultKey
 
-    if file.exists():
-        raise KeyFileExists(path=file)
     key = VaultKey.create()
-    key.save(file)
+    if not key.save(file):
+        raise KeyFileExists(path=file)
     if listing.json:
         print_json({"file": str(file), "keyId": key.id})
     else:
@@ -71,9 +70,9 @@ def show(file: Path, /, *, listing: Listing = LISTING) -> None:
     file
         A key file.
     """
-    from secondsite.journal.keys import VaultKey
+    from secondsite.gateway.views import load_key
 
-    key = VaultKey.load(file)
+    key = load_key(file)
     if listing.json:
         print_json({"file": str(file), "keyId": key.id})
     else:
@@ -92,9 +91,9 @@ def prove(file: Path, /, *, reach: Reach = REACH, listing: Listing = LISTING) ->
     file
         The copy to check.
     """
-    from secondsite.journal.keys import VaultKey
+    from secondsite.gateway.views import load_key
 
-    key = VaultKey.load(file)
+    key = load_key(file)
     with reach.open() as client:
         question = client.challenge()
     if question.key_id != key.id:

@@ -97,17 +97,15 @@ def protect(
     wait
         Wait for the first recovery point, or return at once.
     """
-    import msgspec
-
     from secondsite.gateway.messages import FileIdentity, ProtectRequest
-    from secondsite.journal.keys import VaultKey
+    from secondsite.gateway.views import load_key
     from secondsite.model.ids import disk_id
 
     every = application_consistent_frequency
     frequency_seconds = parse_duration(frequency, "--frequency")
     every_seconds = None if every is None else parse_duration(every, "--application-consistent-frequency")
     networks, pools = parse_pairs(network, "--network"), parse_pairs(pool, "--pool")
-    key = VaultKey.load(recovery_key_file)
+    key = load_key(recovery_key_file)
     status = recovery_key_file.stat()
     with reach.open() as client:
         question = client.challenge()
@@ -126,8 +124,6 @@ def protect(
             pools=pools,
             default_pool=default_pool,
         )
-        # the same check the gateway makes, before anything is sent
-        msgspec.convert(msgspec.to_builtins(request), ProtectRequest)
         protection = client.protect(machine, request)
         if wait:
             protection = _wait(client, protection, quiet=listing.json)

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from secondsite.base.errors import Outcome
+from secondsite.base.errors import Outcome, SecondsiteError
 from secondsite.cli.common import LISTING, Listing
 from secondsite.cli.output import print_error, print_json, print_table
 
@@ -17,6 +17,16 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from secondsite.journal.keys import DiskKey
+
+
+class WrappedKeyMissing(SecondsiteError):
+    """The disk's key is not where it was looked for."""
+
+    code = "segment.wrapped-key-missing"
+    outcome = Outcome.NOT_FOUND
+    happened = "{file} is sealed with key {key}, which is not in {path}."
+    cause = "The segment was copied out of its store, or the store is incomplete."
+    action = "Give --wrapped-key FILE: the object named {key} in the machine's keys directory of its store."
 
 
 @contextmanager
@@ -30,9 +40,24 @@ def _reading(file: Path) -> Iterator[tuple[Callable[[int, int], bytes], int]]:
 
 def _key(file: Path, key_file: Path | None, wrapped_key: Path | None) -> DiskKey | None:
     """The disk's key: unwrapped from the store the segment lies in, or from a given file."""
-    from secondsite.gateway.views import disk_key_of_segment
+    from secondsite.base.files import read_limited
+    from secondsite.gateway.views import load_key
+    from secondsite.journal.keys import WRAPPED_KEY_BYTES_MAX, decode_wrapped
+    from secondsite.journal.segment_read import SegmentReader
 
-    return None if key_file is None else disk_key_of_segment(file, key_file, wrapped_key)
+    if key_file is None:
+        return None
+    vault = load_key(key_file)
+    with _reading(file) as (read, size):
+        key_id = SegmentReader(read, size, None).head.key_id
+    # machines/<machine>/segments/<epoch>/<disk>/<id>, and beside segments: keys/<key id>
+    path = wrapped_key or file.resolve().parents[3] / "keys" / key_id
+    if not path.is_file():
+        raise WrappedKeyMissing(file=file, key=key_id, path=path)
+    _, _, key = decode_wrapped(vault, read_limited(path, size_bytes_max=WRAPPED_KEY_BYTES_MAX))
+    if key.id != key_id:
+        raise WrappedKeyMissing(file=file, key=key_id, path=path)
+    return key
 
 
 def dump(
@@ -60,7 +85,7 @@ def dump(
     wrapped_key
         The disk's wrapped key; found by itself where the segment lies in its store.
     """
-    from secondsite.journal.segment import SegmentReader
+    from secondsite.journal.segment_read import SegmentReader
 
     key = _key(file, key_file, wrapped_key)
     with _reading(file) as (read, size):
@@ -124,8 +149,7 @@ def verify(
     wrapped_key
         The disk's wrapped key; found by itself where a segment lies in its store.
     """
-    from secondsite.base.errors import SecondsiteError
-    from secondsite.journal.segment import verify_segment
+    from secondsite.journal.segment_read import verify_segment
 
     worst = Outcome.OK
     results = []

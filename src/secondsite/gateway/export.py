@@ -16,9 +16,8 @@ from pathlib import Path
 
 from secondsite.base.errors import SecondsiteError
 from secondsite.gateway.exports import ExportFailed, ExportSpec, RunState, read_spec, take_lock, write_run
-from secondsite.gateway.views import open_point_view
+from secondsite.gateway.views import load_key, open_point_view
 from secondsite.journal.chain import Journal
-from secondsite.journal.keys import VaultKey
 from secondsite.journal.stores import open_store
 from secondsite.nbd.server import serve
 
@@ -39,7 +38,7 @@ def run(directory: Path, ready_fd: int) -> int:
         signal.signal(number, lambda *_: ended.set())
     write_run(directory, RunState(process=os.getpid()))
     try:
-        vault = VaultKey.load(Path(spec.key_file))
+        vault = load_key(Path(spec.key_file))
         journal = Journal(open_store(spec.store_url, create=False), spec.machine)
         with open_point_view(journal, spec.point, vault, moved=spec.bases) as view:
             owner = (spec.access.user, spec.access.group)
@@ -53,7 +52,7 @@ def run(directory: Path, ready_fd: int) -> int:
                 log.info("serving point %d of %s at %s", spec.point, spec.machine_name, spec.socket_path)
                 ended.wait()
     except (SecondsiteError, OSError) as caught:
-        error = caught if isinstance(caught, SecondsiteError) else _failed(spec, caught, directory)
+        error = caught if isinstance(caught, SecondsiteError) else _failed(spec, caught)
         told = {key: str(value) for key, value in error.as_dict().items()}
         write_run(directory, RunState(process=os.getpid(), error=told))
         log.error("%s", " ".join(error.sentences()))  # noqa: TRY400 - a sentence for people, no traceback
@@ -61,9 +60,9 @@ def run(directory: Path, ready_fd: int) -> int:
     return 0
 
 
-def _failed(spec: ExportSpec, error: OSError, directory: Path) -> ExportFailed:
+def _failed(spec: ExportSpec, error: OSError) -> ExportFailed:
     why = f"{error.strerror}: {error.filename or spec.socket_path}"
-    return ExportFailed(point=spec.point, machine=spec.machine_name, why=why, log=directory / "log")
+    return ExportFailed(point=spec.point, machine=spec.machine_name, why=why)
 
 
 def _say_ready(fd: int) -> None:

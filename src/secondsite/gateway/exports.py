@@ -47,6 +47,7 @@ SPEC_BYTES_MAX = 1024 * 1024
 # Opening a view reads the index of every segment above the base; thousands of them take seconds.
 READY_SECONDS_MAX = 120.0
 END_SECONDS_MAX = 10.0
+LOG_TAIL_BYTES = 2000
 POLL_SECONDS = 0.05
 WATCH_SECONDS = 0.5
 # A process that ends at once again and again is not helped by more of them; the event says so.
@@ -58,8 +59,8 @@ class ExportFailed(SecondsiteError):
 
     code = "export.failed"
     happened = "The export of point {point} of {machine} did not start: {why}."
-    cause = "The process ended before it served; its log is {log}."
-    action = "See the log; the point itself was not changed and nothing was left behind."
+    cause = "The process that serves it ended before it was ready, or its socket could not be made."
+    action = "Correct what is named and start it again; the point is as it was and nothing was left behind."
 
 
 class ExportUnknown(SecondsiteError):
@@ -163,6 +164,12 @@ def is_served(directory: Path) -> bool:
         return True
     os.close(fd)
     return False
+
+
+def _last_line(log: Path) -> str:
+    """What a process that died said last; its log goes with its directory."""
+    lines = log.read_bytes()[-LOG_TAIL_BYTES:].decode("utf-8", "replace").strip().splitlines()
+    return lines[-1] if lines else "without a word"
 
 
 class Exports:
@@ -405,8 +412,8 @@ class Exports:
         run = read_run(directory)
         if run is not None and run.error is not None:
             raise RemoteError(dict(run.error))
-        why = "it ended without a word" if ready else f"it was not ready after {READY_SECONDS_MAX:.0f} s"
-        raise ExportFailed(point=spec.point, machine=spec.machine_name, why=why, log=log)
+        why = f"it ended: {_last_line(log)}" if ready else f"it was not ready after {READY_SECONDS_MAX:.0f} s"
+        raise ExportFailed(point=spec.point, machine=spec.machine_name, why=why)
 
     def _kill(self, spec: ExportSpec) -> None:
         directory = self._directory / spec.id

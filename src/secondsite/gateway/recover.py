@@ -73,7 +73,6 @@ class Recovery:
             records=self._records,
             exports=exports,
             vault=vault,
-            store=store,
             socket_dir=socket_dir,
             fabric=fabric,
             mapping=mapping,

@@ -20,9 +20,8 @@ from secondsite.gateway.exports import Exports, SocketAccess
 from secondsite.gateway.names import resolve
 from secondsite.gateway.pins import Pins
 from secondsite.gateway.recover import Recovery
-from secondsite.gateway.views import open_point_view
+from secondsite.gateway.views import load_key, open_point_view
 from secondsite.journal.chain import Journal, machines
-from secondsite.journal.keys import VaultKey
 from secondsite.journal.store import ObjectStore, StoreUnavailable
 from secondsite.journal.stores import open_store
 from secondsite.journal.view import PointView
@@ -59,7 +58,7 @@ class Rescue:
         """Open both. Raises what a missing store or a damaged key file raises."""
         self.store_url = store_url
         self.key_file = key_file
-        self.vault = VaultKey.load(key_file)
+        self.vault = load_key(key_file)
         self.store: ObjectStore = open_store(store_url, create=False)
 
     def replicas(self) -> list[Replica]:

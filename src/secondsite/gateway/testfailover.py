@@ -126,7 +126,8 @@ class TestFailoverRecords:
 
     def all(self) -> list[TestFailoverRecord]:
         """Oldest first."""
-        found = [self.get(path.stem) for path in self._directory.glob("*.json")]
+        # a record being replaced has a temporary beside it, whose name has a dot and a dash
+        found = [self.get(path.stem) for path in self._directory.glob("*.json") if path.stem.isalnum()]
         return sorted(found, key=lambda record: (record.status.requested_at, record.status.id))
 
     def standing(self, machine: MachineId) -> TestFailoverRecord | None:

@@ -31,7 +31,6 @@ from secondsite.gateway.testfailover import (
 )
 from secondsite.gateway.views import open_point_definition
 from secondsite.journal.keys import VaultKey
-from secondsite.journal.store import ObjectStore
 from secondsite.model.events import EventSink, Severity
 from secondsite.model.machines import Mapping
 from secondsite.model.points import Point
@@ -77,7 +76,6 @@ class TestRunner:
         records: TestFailoverRecords,
         exports: Exports,
         vault: VaultKey,
-        store: ObjectStore,
         socket_dir: Path,
         fabric: Fabric | None,
         mapping: Mapping,
@@ -88,7 +86,6 @@ class TestRunner:
         self._records = records
         self._exports = exports
         self._vault = vault
-        self._store = store
         self._socket_dir = socket_dir
         self._fabric_or_none = fabric
         self._mapping = mapping
@@ -118,7 +115,7 @@ class TestRunner:
             elif network in networks and not networks[network].active:
                 failures.append(f"the network {network} is not active")
         try:
-            definition = open_point_definition(self._store, self._vault, point)
+            definition = open_point_definition(self._vault, point)
             if self._fabric_or_none is not None:
                 failures += self._pool_failures(merge_mapping(definition.mapping, self._mapping))
         except SecondsiteError as error:
@@ -163,7 +160,7 @@ class TestRunner:
         crash_point(AFTER_EXPORT)
         network: str | None = None
         mapping = Mapping()
-        definition = open_point_definition(self._store, self._vault, point)
+        definition = open_point_definition(self._vault, point)
         if record.status.network == ISOLATED:
             network = f"ss-{identity[:8]}"
             record = self._change(identity, network_made=network)

@@ -10,11 +10,33 @@ from secondsite.journal.bases import BaseImage, RawBase
 from secondsite.journal.chain import Journal
 from secondsite.journal.keys import KeyRing, VaultKey
 from secondsite.journal.manifest import open_definition
-from secondsite.journal.store import ObjectStore
 from secondsite.journal.view import PointView, open_view
 from secondsite.model.ids import DiskId
 from secondsite.model.machines import Definition
 from secondsite.model.points import Point
+
+
+class KeyFileMissing(SecondsiteError):
+    """No file, or it cannot be read."""
+
+    code = "key.file-unreadable"
+    outcome = Outcome.NOT_FOUND
+    happened = "The key file {path} cannot be read: {why}."
+    cause = "The name is mistyped, the medium that holds it is not there, or it belongs to another user."
+    action = "Give the file that holds the recovery key; without the key no replica can be opened."
+
+
+def load_key(path: Path) -> VaultKey:
+    """The vault key in a file.
+
+    Raises:
+        KeyFileMissing: there is none, or it cannot be read.
+        KeyFileInvalid: it is damaged or another file.
+    """
+    try:
+        return VaultKey.load(path)
+    except OSError as error:
+        raise KeyFileMissing(path=path, why=error.strerror or error) from None
 
 
 class BaseMoved(SecondsiteError):
@@ -63,6 +85,6 @@ def open_point_view(
     return open_view(journal, number, KeyRing(journal.store, journal.machine, vault), bases=base_of)
 
 
-def open_point_definition(store: ObjectStore, vault: VaultKey, point: Point) -> Definition:
+def open_point_definition(vault: VaultKey, point: Point) -> Definition:
     """The machine's definition as of a point. Raises what a wrong key or a damaged record raises."""
-    return open_definition(point.definition, vault, store)
+    return open_definition(point.definition, vault, point.machine)

@@ -60,7 +60,7 @@ def test_bash_completes_commands_and_options(tmp_path: Path) -> None:
 
 
 def test_version_needs_none_of_the_heavy_libraries() -> None:
-    """Start-up is fast because of what is not imported; a limit in milliseconds would fail on busy machines."""
+    """Start-up is fast by what is not imported; a limit in milliseconds would fail on busy machines."""
     heavy = ("numpy", "httpx", "libvirt", "pydantic", "starlette", "uvicorn", "cryptography", "zstandard")
     program = (
         "import sys; from secondsite.cli.main import main; main(['--version']); main(['status']); "

@@ -35,7 +35,7 @@ def test_an_unknown_name_names_the_candidates() -> None:
 
 def test_many_candidates_are_counted_not_all_listed() -> None:
     pairs = [(MachineId(f"{n:08d}-1111-4111-8111-111111111111"), f"m{n:02d}") for n in range(20)]
-    with pytest.raises(MachineNotHere, match="there are m00, m01, .* m07 and 12 more"):
+    with pytest.raises(MachineNotHere, match=r"there are m00, m01, .* m07 and 12 more"):
         resolve("x", pairs, kind="machine", where="gateway a")
 
 
