@@ -31,9 +31,10 @@ unix_sock_rw_perms = "0700"
 host_uuid = "{host_uuid}"
 log_outputs = "3:file:/var/log/libvirt/libvirtd-messages.log"
 """
-_QEMU_CONF = """\
-user = "libvirt-qemu"
-group = "kvm"
+QEMU_USER_AND_GROUP = ("libvirt-qemu", "kvm")  # as on a stock Debian host
+_QEMU_CONF = f"""\
+user = "{QEMU_USER_AND_GROUP[0]}"
+group = "{QEMU_USER_AND_GROUP[1]}"
 dynamic_ownership = 1
 namespaces = []
 cgroup_controllers = []

@@ -25,7 +25,7 @@ from secondsite.base.files import replace_file
 from secondsite.base.units import GIB
 from secondsite.lab import processes
 from secondsite.lab.errors import LabAbsent, LabExists, LabNeedsRoot, LabToolMissing
-from secondsite.lab.libvirtd import kernel_confines, make_pool_and_network, start_libvirt
+from secondsite.lab.libvirtd import QEMU_USER_AND_GROUP, kernel_confines, make_pool_and_network, start_libvirt
 from secondsite.lab.place import Place, Site, holders
 
 INIT = Path(__file__).with_name("site-init.sh")
@@ -213,6 +213,8 @@ def _make_directories(place: Place) -> None:
         names += ["scratch", "gateway", "sockets"]
     for name in names:
         (place.directory / name).mkdir(mode=0o755, parents=True, exist_ok=True)
+    if isinstance(place, Site):
+        shutil.chown(place.sockets, *QEMU_USER_AND_GROUP)  # QEMU makes its sockets itself
     if isinstance(place, Site) and kernel_confines():
         # the line a stock Debian host lacks (see fabrics.libvirt.places), in a copy the site sees as its own
         rules = place.directory / "apparmor.d"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from secondsite.base.clock import SystemClock
@@ -10,6 +12,8 @@ from secondsite.lab.errors import LabCommandFailed
 from secondsite.lab.machine import read_checks
 from secondsite.lab.sites import Sites
 from support.lab import RunningGuest
+from support.nbd_peers import qemu_nbd
+from support.pair import nbd_sha256, source_hashes
 
 pytestmark = [pytest.mark.libvirt, pytest.mark.timeout(300)]
 
@@ -33,6 +37,21 @@ def test_acknowledged_records_survive_a_power_cut_and_later_ones_do_not_appear(g
     guest.guest.destroy()
     guest.restart()
     assert read_checks(guest.guest.console_log)[-1].good
+
+
+def test_the_oracle_of_the_end_to_end_tests_reads_what_is_on_the_disks(
+    guest: RunningGuest, tmp_path: Path
+) -> None:
+    root = guest.site.root
+    processes.wait_until(lambda: guest.witness.acknowledged > 30, what="records", root=root, seconds=60)
+    guest.guest.pause()
+    hashes = source_hashes(guest.site, guest.guest.name)
+    assert source_hashes(guest.site, guest.guest.name) == hashes
+    guest.guest.destroy()
+    for disk, path in guest.guest.disk_paths.items():
+        socket_path = tmp_path / f"{disk}.sock"
+        with qemu_nbd(path, socket_path, image_format="qcow2"):
+            assert nbd_sha256(f"nbd+unix:///?socket={socket_path}") == hashes[disk]
 
 
 def test_the_agent_freezes_both_file_systems(guest: RunningGuest) -> None:

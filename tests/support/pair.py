@@ -1,0 +1,208 @@
+"""Two sites with their gateways and a guest under load, for end-to-end tests, and independent oracles."""
+
+from __future__ import annotations
+
+import contextlib
+import subprocess
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from datetime import datetime
+from pathlib import Path
+
+from secondsite.base.clock import SystemClock
+from secondsite.base.errors import RemoteError
+from secondsite.base.units import GIB
+from secondsite.gateway.client import GatewayUnreachable
+from secondsite.gateway.messages import ExportRequest, PointSummary, ProtectionState, ProtectionStatus
+from secondsite.lab import processes
+from secondsite.lab.gateways import Gateways
+from secondsite.lab.machine import GuestSpec
+from secondsite.lab.place import Site
+from secondsite.lab.sites import Sites
+from support.lab import SMALL_GUEST, RunningGuest, running_guest, running_sites
+
+# Two busy cores and an emulated guest: limits are generous, conditions are polled.
+SECONDS_MAX = 150.0
+
+
+@dataclass
+class Pair:
+    """Sites, gateways, guest."""
+
+    sites: Sites
+    gateways: Gateways
+    running: RunningGuest
+
+    @property
+    def machine(self) -> str:
+        """The guest's name."""
+        return self.running.guest.name
+
+    def protect(self, *, copy_frequency_seconds: float = 1.0) -> None:
+        """Ask for protection; does not wait."""
+        self.gateways.protect(self.machine, copy_frequency_seconds=copy_frequency_seconds)
+
+    def status(self) -> ProtectionStatus:
+        """At A."""
+        with self.gateways.client(self.sites.a) as client:
+            return client.protection(self.machine)
+
+    def points(self) -> list[PointSummary]:
+        """At B, oldest first."""
+        with self.gateways.client(self.sites.b) as client:
+            return client.points(self.machine)
+
+    def points_exist(self) -> bool:
+        """Whether B holds any point of the machine; a machine it does not know has none."""
+        try:
+            return bool(self.points())
+        except (RemoteError, GatewayUnreachable):
+            return False
+
+    def log_tails(self) -> str:
+        """The ends of both gateways' logs, for a failure's message."""
+        logs = [site.directory / "log" / f"{self.gateways.name(site)}.log" for site in self.sites.sites]
+        return "\n".join(f"--- {log.name}\n{processes.tail(log, 25)}" for log in logs)
+
+    def wait_protected(self, seconds: float = SECONDS_MAX) -> ProtectionStatus:
+        """Until the first point is committed."""
+
+        def done() -> ProtectionStatus | None:
+            status = self.status()
+            assert status.state is not ProtectionState.FAILED, f"{status.note}\n{self.log_tails()}"
+            return status if status.last_point is not None else None
+
+        return processes.wait_until(
+            done,
+            what="the first point",
+            root=self.sites.root,
+            seconds=seconds,
+            poll_seconds=0.1,
+            evidence=self.log_tails,
+        )
+
+    def wait_point(self, *, asked_after: str, seconds: float = SECONDS_MAX) -> PointSummary:
+        """Until a point is committed whose instant was asked for after a time; that point."""
+
+        since = moment(asked_after)
+
+        def found() -> PointSummary | None:
+            return next((point for point in self.points() if moment(point.asked_at) > since), None)
+
+        return processes.wait_until(
+            found,
+            what=f"a point asked for after {asked_after}",
+            root=self.sites.root,
+            seconds=seconds,
+            poll_seconds=0.1,
+            evidence=self.log_tails,
+        )
+
+    def require_right(self, point: PointSummary, hashes: dict[str, str]) -> None:
+        """The point's disks, read by nbdcopy from its export, have these hashes."""
+        assert self.exported_hashes(point) == hashes, f"point {point.number} differs\n{self.log_tails()}"
+
+    def exported_hashes(self, point: PointSummary) -> dict[str, str]:
+        """sha256 of every disk of a point, by disk."""
+        with self.gateways.client(self.sites.b) as client:
+            directory = str(self.sites.b.sockets)
+            export = client.start_export(
+                self.machine, ExportRequest(point=str(point.number), socket_dir=directory)
+            )
+            try:
+                return {str(disk.id): nbd_sha256(disk.uri) for disk in export.disks}
+            finally:
+                client.end_export(self.machine, export.id)
+
+    @contextlib.contextmanager
+    def stopped_guest(self) -> Iterator[str]:
+        """The guest's processors stand still, so its disks do; gives the time since when."""
+        self.running.guest.pause()
+        try:
+            yield now()
+        finally:
+            self.running.guest.resume()
+
+    def compare_now(self) -> PointSummary:
+        """Stop the guest, wait for a point of that moment, compare its disks with the source's by hash."""
+        with self.stopped_guest() as since:
+            point = self.wait_point(asked_after=since)
+            hashes = source_hashes(self.sites.a, self.machine)
+        self.require_right(point, hashes)
+        return point
+
+    def wait_records(self, more: int, seconds: float = 60) -> None:
+        """Until the guest acknowledged `more` further records."""
+        target = self.running.witness.acknowledged + more
+        processes.wait_until(
+            lambda: self.running.witness.acknowledged >= target,
+            what=f"{more} records",
+            root=self.sites.root,
+            seconds=seconds,
+            evidence=lambda: self.running.witness.trouble,
+        )
+
+
+def now() -> str:
+    """The time of day as points carry it."""
+    return SystemClock().utc().isoformat()
+
+
+def moment(text: str) -> datetime:
+    """A time of a point, to compare; texts with and without a fraction do not compare as texts."""
+    return datetime.fromisoformat(text)
+
+
+def nbd_sha256(uri: str) -> str:
+    """sha256 of all bytes of an export, holes as zeros, read by libnbd's own program."""
+    with subprocess.Popen(["nbdcopy", uri, "-"], stdout=subprocess.PIPE) as copy:
+        summed = subprocess.run(["sha256sum"], stdin=copy.stdout, stdout=subprocess.PIPE, check=True)
+        assert copy.wait(300) == 0
+    return summed.stdout.split()[0].decode()
+
+
+def source_hashes(site: Site, machine: str) -> dict[str, str]:
+    """sha256 of every disk of a machine as the hypervisor has it now: by a backup job of our own.
+
+    The machine must stand still and hold no other job (a cycle that meets this one tries again later).
+    """
+    disks = ("vda", "vdb")
+    socket_path, scratch = site.sockets / "oracle.sock", site.scratch
+    text = "".join(
+        f"<disk name='{disk}' backup='yes' type='file' exportname='{disk}'>"
+        f"<scratch file='{scratch}/oracle-{disk}'/></disk>"
+        for disk in disks
+    )
+    server = f"<server transport='unix' socket='{socket_path}'/>"
+    job = f"<domainbackup mode='pull'>{server}<disks>{text}</disks></domainbackup>"
+    with contextlib.closing(site.connect()) as connection:
+        domain = connection.lookupByName(machine)
+        # libvirt waits for a job that is open; 30 s are its limit, cycles are far shorter
+        domain.backupBegin(job, None, 0)
+        try:
+            return {disk: nbd_sha256(f"nbd+unix:///{disk}?socket={socket_path}") for disk in disks}
+        finally:
+            domain.abortJob()
+
+
+@contextlib.contextmanager
+def running_pair(spec: GuestSpec = SMALL_GUEST, *, spool_bytes: int = GIB) -> Iterator[Pair]:
+    """Fresh sites, a guest under load and both gateways; all gone afterwards."""
+    with running_sites() as sites, running_guest(sites.a, replace(spec, name="shop")) as running:
+        gateways = Gateways(sites)
+        gateways.prepare(spool_bytes=spool_bytes)
+        for site in reversed(sites.sites):
+            gateways.start(site)
+        pair = Pair(sites, gateways, running)
+        try:
+            yield pair
+        except BaseException:  # root: the logs go with the sites, so they are shown before
+            print(pair.log_tails())
+            raise
+        finally:
+            gateways.stop()
+
+
+def files_of(directory: Path) -> list[str]:
+    """Names of all files below a directory."""
+    return sorted(str(path.relative_to(directory)) for path in directory.rglob("*") if path.is_file())
