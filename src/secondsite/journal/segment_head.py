@@ -124,6 +124,7 @@ def encode_footer(footer: SegmentFooter) -> bytes:
         footer.data_bytes,
         footer.payload_hash,
         footer.index_hash,
+        bytes(16),
         0,
     )[:-8]
     return packed + checksum(packed).to_bytes(8, "little")
@@ -138,7 +139,7 @@ def decode_footer(data: bytes | memoryview, object_bytes: int, what: str) -> Seg
     if len(data) != SEGMENT_FOOTER.size:
         raise damaged(what, "it is too short to have a footer")
     data = bytes(data)
-    magic, version, size, blocks, position, stored, plain, covered, payload, index, found = (
+    magic, version, size, blocks, position, stored, plain, covered, payload, index, zero, found = (
         SEGMENT_FOOTER.unpack(data)
     )
     check_version(what, magic, FOOTER_MAGIC, version, 0)
@@ -146,6 +147,8 @@ def decode_footer(data: bytes | memoryview, object_bytes: int, what: str) -> Seg
         raise damaged(what, "the checksum of its footer does not fit")
     if size != SEGMENT_FOOTER.size:
         raise damaged(what, f"its footer says it has {size} bytes")
+    if zero.strip(b"\0"):
+        raise damaged(what, "its footer has something where version 1 has zeros")
     if position < SEGMENT_HEADER.size or position + stored + SEGMENT_FOOTER.size != object_bytes:
         raise damaged(what, "its index does not lie between its blocks and its footer")
     if stored < TAG_BYTES or plain > INDEX_PLAIN_BYTES_MAX or stored > INDEX_PLAIN_BYTES_MAX + 64 * KIB:

@@ -1,0 +1,63 @@
+"""Bytes written by version 1 are read for ever, and version 1 still writes the same bytes.
+
+To add a version, add files; never change one. ``python -m pytest tests/golden --write-golden`` does not exist
+on purpose: a golden file is written once, by hand, with the commit that introduces its version.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from secondsite.journal.keys import VaultKey, decode_wrapped
+from secondsite.journal.manifest import decode_record, open_definition
+from secondsite.journal.segment import SegmentReader, verify_segment
+from support.format_samples import (
+    DISK,
+    KEY,
+    MACHINE,
+    VAULT,
+    golden_objects,
+    guest_blocks,
+    sample_claim,
+    sample_head,
+    sample_point,
+)
+
+DATA = Path(__file__).parent / "data"
+
+
+@pytest.mark.parametrize("name", sorted(golden_objects()))
+def test_the_encoder_still_writes_these_bytes(name: str) -> None:
+    assert golden_objects()[name] == (DATA / name).read_bytes()
+
+
+def test_segment_version_1() -> None:
+    data = (DATA / "segment-1.bin").read_bytes()
+    reader = SegmentReader(lambda start, length: data[start : start + length], len(data), KEY)
+    assert reader.head == sample_head()
+    disk = bytearray(b"\xee" * reader.head.disk_size_bytes)
+    for number, row in enumerate(reader.index):
+        offset = int(row["offset"])
+        disk[offset : offset + int(row["length"])] = reader.read_block(number)
+    for offset, content in guest_blocks():
+        assert disk[offset : offset + len(content)] == content
+    assert disk[960 << 10 :] == bytes(64 << 10)
+    report = verify_segment(lambda start, length: data[start : start + length], len(data), KEY)
+    assert (report.opened, report.stored_bytes) == (True, len(data))
+
+
+def test_records_version_1() -> None:
+    assert decode_record((DATA / "claim-1.bin").read_bytes()) == sample_claim()
+    assert decode_record((DATA / "point-1.bin").read_bytes()) == sample_point()
+
+
+def test_wrapped_key_and_definition_version_1() -> None:
+    assert decode_wrapped(VAULT, (DATA / "wrapped-key-1.bin").read_bytes()) == (MACHINE, DISK, KEY)
+    opened = open_definition((DATA / "definition-1.bin").read_bytes(), VAULT, MACHINE)
+    assert (opened.text, opened.firmware_variables) == ("<domain/>", b"\x00\x01")
+
+
+def test_vault_key_file_version_1() -> None:
+    assert VaultKey.load(DATA / "vault-1.key") == VAULT

@@ -1,0 +1,111 @@
+"""Small objects with every byte fixed: fixed keys, salts and ids instead of chance."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+
+from secondsite.journal.keys import DiskKey, VaultKey, encode_wrapped
+from secondsite.journal.manifest import encode_record, seal_definition
+from secondsite.journal.segment import SegmentHead, SegmentWriter
+from secondsite.model.ids import DiskId, KeyId, MachineId, SegmentId
+from secondsite.model.machines import Definition
+from secondsite.model.points import ZERO_HASH, Claim, Consistency, DiskState, Point, SegmentRef
+
+MACHINE = MachineId("6f9619ff-8b86-d011-b42d-00cf4fc964ff")
+DISK = DiskId("vda")
+DISK_BYTES = 1 << 20
+VAULT = VaultKey.of(bytes(range(32)))
+KEY = DiskKey(KeyId("0123456789abcdef" * 2), bytes(range(32, 64)))
+SEGMENT = SegmentId("fedcba9876543210" * 2)
+
+
+def fixed(byte: int) -> Callable[[int], bytes]:
+    """Randomness that is not."""
+    return lambda length: bytes([byte]) * length
+
+
+def guest_blocks() -> list[tuple[int, bytes]]:
+    """Stored, compressed, zero, half-zero and odd-sized content."""
+    chance = random.Random(7)
+    return [
+        (0, chance.randbytes(4096)),
+        (64 << 10, b"a line of a log file\n" * 3000 + bytes(65536 - 63000)),
+        (256 << 10, bytes(128 << 10)),
+        (512 << 10, chance.randbytes(8192) + bytes(8192) + chance.randbytes(4096)),
+        (640 << 10, chance.randbytes(100 << 10)),
+    ]
+
+
+def sample_head(**changes: object) -> SegmentHead:
+    fields: dict[str, object] = {
+        "machine": MACHINE,
+        "disk": DISK,
+        "epoch": 3,
+        "id": SEGMENT,
+        "key_id": KEY.id,
+        "disk_size_bytes": DISK_BYTES,
+    }
+    return SegmentHead(**{**fields, **changes})  # type: ignore[arg-type]
+
+
+def sample_segment(head: SegmentHead | None = None) -> tuple[bytes, SegmentRef]:
+    writer = SegmentWriter(head or sample_head(), KEY, randomness=fixed(0x5A))
+    for offset, data in guest_blocks():
+        writer.add(offset, memoryview(data))
+    writer.add_zeros(960 << 10, 64 << 10)
+    made, ref = writer.finish()
+    return bytes(made), ref
+
+
+def sample_claim() -> Claim:
+    return Claim(
+        machine=MACHINE,
+        machine_name="shop ü 店",
+        number=1,
+        previous_hash=ZERO_HASH,
+        epoch=1,
+        claimant="gateway-a.site-a",
+        reason="first copy",
+        nonce="00112233445566778899aabbccddeeff",
+        claimed_at="2026-01-01T00:00:00.000000+00:00",
+    )
+
+
+def sample_point() -> Point:
+    _, ref = sample_segment()
+    return Point(
+        machine=MACHINE,
+        machine_name="shop ü 店",
+        epoch=3,
+        nonce="ffeeddccbbaa99887766554433221100",
+        checkpoint="secondsite-7",
+        parent_checkpoint="secondsite-6",
+        asked_at="2026-01-01T00:00:05.000000+00:00",
+        given_at="2026-01-01T00:00:05.100000+00:00",
+        consistency=Consistency.APPLICATION,
+        disks=(DiskState(id=DISK, size_bytes=DISK_BYTES, key_id=KEY.id, fingerprint="0" * 31 + "1"),),
+        segments=(ref,),
+        definition=sample_definition(),
+        changed_bytes=655360,
+        frozen_seconds=0.25,
+        number=8,
+        previous_hash="ab" * 32,
+        committed_at="2026-01-01T00:00:06.000000+00:00",
+    )
+
+
+def sample_definition() -> bytes:
+    definition = Definition(format="memory", text="<domain/>", firmware_variables=b"\x00\x01")
+    return seal_definition(definition, VAULT, MACHINE, randomness=fixed(0x33))
+
+
+def golden_objects() -> dict[str, bytes]:
+    """Every kind of object, by the name of its golden file."""
+    return {
+        "segment-1.bin": sample_segment()[0],
+        "claim-1.bin": encode_record(sample_claim()),
+        "point-1.bin": encode_record(sample_point()),
+        "wrapped-key-1.bin": encode_wrapped(VAULT, MACHINE, DISK, KEY, randomness=fixed(0x44)),
+        "definition-1.bin": sample_definition(),
+    }

@@ -1,0 +1,150 @@
+"""Records, boxes and keys refuse what is damaged, foreign or from the future, in words."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import blake3
+import pytest
+
+from secondsite.base.errors import SecondsiteError
+from secondsite.journal import format as fmt
+from secondsite.journal.errors import FormatUnknown, KeyFileInvalid, KeyMissing, ObjectDamaged, WrongKey
+from secondsite.journal.keys import DiskKey, KeyRing, VaultKey, decode_wrapped, encode_wrapped
+from secondsite.journal.manifest import decode_record, encode_record, open_definition
+from secondsite.journal.names import wrapped_key_name
+from secondsite.journal.store_memory import MemoryStore
+from secondsite.model.ids import MachineId
+from support.format_samples import (
+    DISK,
+    KEY,
+    MACHINE,
+    VAULT,
+    golden_objects,
+    sample_claim,
+    sample_definition,
+    sample_point,
+)
+
+OTHER_MACHINE = MachineId("00000000-0000-4000-8000-000000000001")
+
+
+def test_a_record_comes_back() -> None:
+    assert decode_record(encode_record(sample_point())) == sample_point()
+    assert decode_record(encode_record(sample_claim())) == sample_claim()
+
+
+OPENERS: dict[str, Callable[[bytes], object]] = {
+    "claim-1.bin": decode_record,
+    "point-1.bin": decode_record,
+    "wrapped-key-1.bin": lambda data: decode_wrapped(VAULT, data),
+    "definition-1.bin": lambda data: open_definition(data, VAULT, MACHINE),
+}
+
+
+@pytest.mark.parametrize("name", sorted(OPENERS))
+def test_any_changed_byte_is_found(name: str) -> None:
+    data = golden_objects()[name]
+    for position in range(0, len(data), max(1, len(data) // 150)):
+        bad = bytearray(data)
+        bad[position] ^= 0x10
+        with pytest.raises(SecondsiteError):
+            OPENERS[name](bytes(bad))
+
+
+def test_a_record_of_the_future_is_refused() -> None:
+    data = bytearray(encode_record(sample_claim()))
+    data[8] = 9
+    with pytest.raises(FormatUnknown, match="its version is 9"):
+        decode_record(bytes(data))
+
+
+def test_the_number_in_body_and_header_must_agree() -> None:
+    good = encode_record(sample_claim())
+    head, body = good[:24] + (2).to_bytes(8, "little"), good[fmt.RECORD_HEADER.size :]
+    with pytest.raises(ObjectDamaged, match="its body says it is record 1"):
+        decode_record(head + blake3.blake3(head).update(body).digest() + body)
+
+
+@pytest.mark.parametrize("body", [b"{}", b"[]", b"\xff", b'{"number":"x"}'])
+def test_a_body_that_does_not_parse(body: bytes) -> None:
+    head = fmt.RECORD_HEADER.pack(fmt.RECORD_MAGIC, 1, fmt.RECORD_POINT, 0, 0, len(body), 1, bytes(32))[:32]
+    with pytest.raises(ObjectDamaged, match="does not parse"):
+        decode_record(head + blake3.blake3(head).update(body).digest() + body)
+
+
+def test_a_definition_belongs_to_its_machine() -> None:
+    with pytest.raises(ObjectDamaged, match="it is the definition of machine"):
+        open_definition(sample_definition(), VAULT, OTHER_MACHINE)
+
+
+def test_another_vault_key_is_named() -> None:
+    other = VaultKey.create()
+    with pytest.raises(WrongKey) as caught:
+        open_definition(sample_definition(), other, MACHINE)
+    assert VAULT.id in str(caught.value)
+    assert other.id in str(caught.value)
+    with pytest.raises(WrongKey):
+        decode_wrapped(other, golden_objects()["wrapped-key-1.bin"])
+
+
+def test_a_wrapped_key_is_no_definition() -> None:
+    with pytest.raises(ObjectDamaged, match="of kind 1 instead of 2"):
+        open_definition(golden_objects()["wrapped-key-1.bin"], VAULT, MACHINE)
+
+
+def test_key_file(tmp_path: Path) -> None:
+    path = tmp_path / "vault.key"
+    assert VAULT.save(path)
+    assert path.stat().st_mode & 0o777 == 0o600
+    assert VaultKey.load(path) == VAULT
+    assert not VaultKey.create().save(path), "a key file is never overwritten"
+    assert VaultKey.load(path) == VAULT
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "why"),
+    [
+        ("secondsite vault key", "another file", "first line"),
+        ("key: AAEC", "key: AAED", "checksum"),
+        ("checksum: ", "sum: ", "has no id, key and checksum"),
+        ("key: ", "key: !", "checksum"),
+    ],
+)
+def test_a_damaged_key_file_says_what_is_wrong(tmp_path: Path, old: str, new: str, why: str) -> None:
+    path = tmp_path / "vault.key"
+    VAULT.save(path)
+    path.write_text(path.read_text().replace(old, new))
+    with pytest.raises(KeyFileInvalid, match=why):
+        VaultKey.load(path)
+
+
+def test_keys_do_not_show_themselves() -> None:
+    assert VAULT.secret.hex() not in repr(VAULT)
+    assert str(VAULT.secret) not in repr(VAULT)
+    assert str(KEY.secret) not in repr(KEY)
+
+
+def test_proof_is_the_keys_and_the_challenges() -> None:
+    assert VAULT.prove(b"a") == VAULT.prove(b"a")
+    assert VAULT.prove(b"a") != VAULT.prove(b"b")
+    assert VAULT.prove(b"a") != VaultKey.create().prove(b"a")
+
+
+def test_key_ring() -> None:
+    store = MemoryStore()
+    ring = KeyRing(store, MACHINE, VAULT)
+    with pytest.raises(KeyMissing, match=KEY.id):
+        ring.get(KEY.id)
+    store.put(wrapped_key_name(MACHINE, KEY.id), encode_wrapped(VAULT, MACHINE, DISK, KEY))
+    assert ring.get(KEY.id) == KEY
+    foreign = DiskKey.create()
+    store.put(wrapped_key_name(MACHINE, foreign.id), encode_wrapped(VAULT, OTHER_MACHINE, DISK, foreign))
+    with pytest.raises(ObjectDamaged, match="another machine"):
+        ring.get(foreign.id)
+
+
+def test_segment_keys_differ_by_salt_and_disk() -> None:
+    assert KEY.segment_key(b"a" * 32) != KEY.segment_key(b"b" * 32)
+    assert KEY.segment_key(b"a" * 32) != DiskKey.create().segment_key(b"a" * 32)
