@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from pathlib import Path
 
@@ -24,11 +25,11 @@ SIZES = {
 
 @pytest.mark.parametrize("name", sorted(SIZES))
 def test_table_adds_up_to_the_struct(name: str) -> None:
-    section = re.search(rf"### {name}: (\d+) bytes\n(.*?)(?=\n##|\Z)", TEXT, re.S)
+    section = re.search(rf"### {name}: (\d+) bytes\n(.*?)(?=\n##|\Z)", TEXT, re.DOTALL)
     assert section, f"FORMAT.md has no table {name!r}"
-    rows = [(int(a), int(b)) for a, b in re.findall(r"^\| (\d+) \| (\d+) \|", section[2], re.M)]
+    rows = [(int(a), int(b)) for a, b in re.findall(r"^\| (\d+) \| (\d+) \|", section[2], re.MULTILINE)]
     assert rows[0][0] == 0
-    for (offset, size), (following, _) in zip(rows, rows[1:], strict=False):
+    for (offset, size), (following, _) in itertools.pairwise(rows):
         assert offset + size == following
     assert rows[-1][0] + rows[-1][1] == SIZES[name] == int(section[1])
 
