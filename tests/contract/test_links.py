@@ -13,7 +13,7 @@ import pytest
 from secondsite.base.clock import SystemClock
 from secondsite.base.errors import SecondsiteError
 from secondsite.gateway.receive import GatewayReceiver, PeerRule
-from secondsite.journal.names import segment_name, wrapped_key_name
+from secondsite.journal.names import log_name, segment_name, wrapped_key_name
 from secondsite.journal.store import ObjectMissing
 from secondsite.journal.store_memory import MemoryStore
 from secondsite.model.points import ZERO_HASH
@@ -318,3 +318,31 @@ def test_the_link_can_be_used_again_after_every_refusal(rig: Rig) -> None:
             rig.link.head(OTHER_MACHINE)
         rig.link.send_segment(MACHINE, made.ref, made.data)
     assert made.ref.disk == DISK
+
+
+def test_the_writer_is_still_known_when_promotion_took_its_claim_away(rig: Rig) -> None:
+    maker = Maker()
+    maker.claim(rig.link)
+    made = maker.segment()
+    rig.link.send_segment(MACHINE, made.ref, made.data)
+    rig.link.commit(maker.proposal(made))
+    journal = rig.receiver.journal(MACHINE)
+    head = journal.head()
+    assert head.point is not None
+    journal.update_state(
+        lambda state: msgspec.structs.replace(state, floor=head.number, floor_hash=head.hash)
+    )
+    rig.store.delete(log_name(MACHINE, 1))
+    restarted = GatewayReceiver(
+        rig.store,
+        peers={PEER: PeerRule(), THIRD: PeerRule()},
+        clock=SystemClock(),
+        events=rig.events,
+    )
+    assert restarted.journal(MACHINE).head().claim is None
+    assert restarted.head(Peer(name=PEER), MACHINE).claimant == PEER
+    third = MemoryLink(restarted, Peer(name=THIRD))
+    late = maker.segment()
+    _refused(lambda: maker.claim(third, "resync"), "link.claim-refused")
+    _refused(lambda: third.send_segment(MACHINE, late.ref, late.data), "link.peer-not-allowed")
+    MemoryLink(restarted, Peer(name=PEER)).send_segment(MACHINE, late.ref, late.data)

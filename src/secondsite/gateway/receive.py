@@ -11,6 +11,7 @@ Rules kept here:
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -21,7 +22,7 @@ from secondsite.base.errors import SecondsiteError
 from secondsite.gateway.intake import Upload, is_present, key_of
 from secondsite.journal.chain import FingerprintsOf, Head, Journal
 from secondsite.journal.chain_errors import EpochSuperseded
-from secondsite.journal.names import wrapped_key_name
+from secondsite.journal.names import machine_prefix, wrapped_key_name
 from secondsite.journal.store import ObjectExists, ObjectMissing, ObjectStore
 from secondsite.model.events import EventSink, Severity
 from secondsite.model.ids import KeyId, MachineId
@@ -33,6 +34,8 @@ from secondsite.transfer.wire import KEY_BYTES_MAX
 AFTER_KEY = mark("receive.after-key")
 AFTER_COMMIT = mark("receive.after-commit")
 
+# A gateway's name has at most 200 characters.
+WRITER_BYTES_MAX = 1024
 # How old a head may be when it only decides whether a segment is worth taking; the commit reads it afresh.
 HEAD_SECONDS_MAX = 1.0
 
@@ -93,13 +96,14 @@ class GatewayReceiver:
     def head(self, peer: Peer, machine: MachineId) -> TargetHead:
         """See `Receiver`."""
         self.authorise(peer, machine)
-        head = self._machine(machine).fresh_head()
+        machine_state = self._machine(machine)
+        head = machine_state.fresh_head()
         return TargetHead(
             machine=machine,
             number=head.number,
             hash=head.hash,
             epoch=head.epoch,
-            claimant=head.claim.claimant if head.claim else None,
+            claimant=machine_state.writer(head),
             point=CommittedPoint.of(head.point) if head.point else None,
         )
 
@@ -157,6 +161,7 @@ class GatewayReceiver:
                 expected=Head(request.expected_number, 0, request.expected_hash, None),
                 nonce=request.nonce,
             )
+            machine.keep_writer(claim)
             machine.forget_head()
         self._events.emit(
             "receive.claimed",
@@ -174,7 +179,10 @@ class GatewayReceiver:
         # One commit a machine at a time: the fingerprints are counted on from the point before.
         with machine.lock:
             try:
-                self._check_writer(peer, proposal.machine, proposal.epoch, machine.fresh_head())
+                head = machine.fresh_head()
+                self._check_writer(peer, proposal.machine, proposal.epoch, head)
+                if head.claim is not None:
+                    machine.keep_writer(head.claim)
                 fingerprints = self._fingerprints(machine.journal) if self._fingerprints else None
                 point = machine.journal.commit(proposal, clock=self._clock, fingerprints=fingerprints)
             except SecondsiteError as error:
@@ -204,14 +212,14 @@ class GatewayReceiver:
         told = f"{claim.claimant}, {claim.reason}, {claim.claimed_at}" if claim else "nobody yet"
         if epoch != head.epoch or head.epoch == 0:
             raise EpochSuperseded(machine=machine, epoch=epoch, current=head.epoch, claim=told)
-        if claim is not None and claim.claimant != peer.name:
-            raise PeerNotAllowed(peer=peer.name, machine=machine, why=f"its writer is {claim.claimant}")
+        writer = self._machine(machine).writer(head)
+        if writer is not None and writer != peer.name:
+            raise PeerNotAllowed(peer=peer.name, machine=machine, why=f"its writer is {writer}")
 
     def _check_claim(self, peer: Peer, machine: MachineId, head: Head) -> None:
-        if head.claim is not None and head.claim.claimant != peer.name:
-            error = ClaimRefused(
-                peer=peer.name, machine=machine, claimant=head.claim.claimant, epoch=head.epoch
-            )
+        writer = self._machine(machine).writer(head)
+        if writer is not None and writer != peer.name:
+            error = ClaimRefused(peer=peer.name, machine=machine, claimant=writer, epoch=head.epoch)
             self._events.emit("receive.claim-refused", Severity.WARNING, str(error), machine=machine)
             raise error
 
@@ -223,6 +231,11 @@ class GatewayReceiver:
             return found
 
 
+def writer_name(machine: MachineId, epoch: int) -> str:
+    """Where the name of an epoch's writer lies: UTF-8 text."""
+    return f"{machine_prefix(machine)}writers/{epoch:08d}"
+
+
 class _Machine:
     """A machine's journal in this process, with the head it had a moment ago."""
 
@@ -231,6 +244,31 @@ class _Machine:
         self.lock = threading.Lock()
         self._clock = clock
         self._seen: tuple[Head, float] | None = None
+        self._writers: dict[int, str] = {}  # by epoch, as far as they were asked for
+
+    def writer(self, head: Head) -> str | None:
+        """Who writes in the epoch in force; None when nobody claimed it, or nobody knows any more.
+
+        The claim says it while the chain still holds it. Promotion takes the chain's old end away, so the
+        name is kept in an object of its own.
+        """
+        if head.claim is not None:
+            return head.claim.claimant
+        if head.epoch and head.epoch not in self._writers:
+            name = writer_name(self.journal.machine, head.epoch)
+            with contextlib.suppress(ObjectMissing):
+                found = self.journal.store.get(name, size_bytes_max=WRITER_BYTES_MAX)
+                self._writers[head.epoch] = found.decode()
+        return self._writers.get(head.epoch)
+
+    def keep_writer(self, claim: Claim) -> None:
+        """Remember who made the claim for when the chain no longer holds it."""
+        if claim.epoch in self._writers:
+            return
+        with contextlib.suppress(ObjectExists):
+            name = writer_name(claim.machine, claim.epoch)
+            self.journal.store.put(name, claim.claimant.encode())
+        self._writers[claim.epoch] = claim.claimant
 
     def fresh_head(self) -> Head:
         """The head as it is now."""
