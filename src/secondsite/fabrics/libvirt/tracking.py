@@ -1,9 +1,11 @@
 """When what QEMU's bitmaps say must not be believed (architecture's rule 13).
 
-Lost is easy: libvirt says so. Lying is not: reverting to an internal snapshot changes the disk's content
-without a trace in the bitmaps. So each checkpoint carries a note of the run it was made in, and a machine
-that has internal snapshots is believed only within that run: libvirt starts another QEMU for each revert.
-What leaves no trace at all (an image reverted while off by qemu-img) is what the rolling verify is for.
+Lost is easy: libvirt says so. Lying is not: going back to an internal snapshot changes a disk's content
+without a trace in its bitmaps. QEMU 7.2 refuses that while the image has bitmaps ("Device has active dirty
+bitmaps"; libvirt 9.0 then leaves the machine off, so an operator releases the machine first). Other versions
+may not, so each checkpoint carries a note of the run it was made in, and a machine with internal snapshots is
+believed only within that run: libvirt starts another QEMU for each revert. What leaves no trace at all (an
+image changed while off by tools that know nothing of bitmaps) is what the rolling verify is for.
 """
 
 from __future__ import annotations
