@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import blake3
 import pytest
 
 from secondsite.base.clock import SystemClock
@@ -29,7 +30,8 @@ from secondsite.journal.chain import Journal
 from secondsite.journal.names import segment_name, wrapped_key_name
 from secondsite.journal.store_local import LocalStore
 from secondsite.journal.store_memory import MemoryStore
-from secondsite.transfer.errors import LinkDown
+from secondsite.transfer import spool as spool_module
+from secondsite.transfer.errors import CacheFull, LinkDown
 from secondsite.transfer.ingest import IngestLimits, IngestServer
 from secondsite.transfer.link import HttpsLink
 from secondsite.transfer.protocols import can_retry, error_code
@@ -585,3 +587,79 @@ def _check_journal(store: LocalStore, points: list[tuple[str, list[Made]]]) -> N
         for made in segments:
             key = segment_name(MACHINE, 1, made.ref.disk, made.ref.id)
             assert store.get(key, size_bytes_max=10**9) == made.data
+
+
+# -- a killed source ------------------------------------------------------------------------------
+
+SPOOL_MARKS = [
+    (spool_module.AFTER_SEGMENT, 1),
+    (spool_module.AFTER_SEGMENT, 4),
+    (spool_module.AFTER_PROPOSAL, 1),
+    (spool_module.AFTER_PROPOSAL, 2),
+    (spool_module.AFTER_GONE, 1),
+    (spool_module.AFTER_GONE, 3),
+    (chain.AFTER_MANIFEST, 2),
+]
+
+
+def test_the_marks_of_the_cache_are_all_in_the_list() -> None:
+    assert {mark for mark in MARKS if mark.startswith("spool.")} <= {mark for mark, _ in SPOOL_MARKS}
+
+
+def _run_source(directory: Path, crash_at: str) -> int:
+    environment = {
+        **os.environ,
+        "SECONDSITE_CRASH_AT": crash_at,
+        "PYTHONPATH": os.pathsep.join([str(Path(__file__).parents[1]), *sys.path]),
+    }
+    return subprocess.run(
+        [sys.executable, "-m", "support.source_gateway", str(directory), "4"],
+        env=environment,
+        timeout=60,
+        check=False,
+    ).returncode
+
+
+@pytest.mark.parametrize(("mark", "which"), SPOOL_MARKS)
+def test_a_source_killed_anywhere_goes_on_from_its_cache(tmp_path: Path, mark: str, which: int) -> None:
+    assert _run_source(tmp_path, f"{mark}:{which}") == -signal.SIGKILL, "the mark was never reached"
+    assert _run_source(tmp_path, "") == 0
+    store = LocalStore(tmp_path / "store")
+    points = Journal(store, MACHINE).points()
+    assert len(points) == 4
+    for point in points:
+        assert len(point.segments) == 6
+        for ref in point.segments:
+            key = segment_name(MACHINE, 1, ref.disk, ref.id)
+            data = store.get(key, size_bytes_max=10**9)
+            assert blake3.blake3(data).hexdigest() == ref.hash
+    left = [path for path in (tmp_path / "cache").rglob("*") if path.is_file()]
+    assert [path.name for path in left] == ["cache.id"]
+    assert not list((tmp_path / "cache").rglob(".gone-*"))
+
+
+def test_a_full_cache_volume_is_a_full_cache(tmp_path: Path) -> None:
+    """A real file system without room: writing fails with ENOSPC, nothing half stays, and it works again."""
+    volume = tmp_path / "volume"
+    volume.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=3m", "tmpfs", str(volume)], check=True)
+    try:
+        spool = Spool(volume / "cache", limit_bytes=64 * MIB, identity=tmp_path / "known", events=Events())
+        batch = spool.begin(MACHINE, 1)
+        maker = Maker()
+        kept = [maker.segment(MIB) for _ in range(2)]
+        for order, made in enumerate(kept):
+            batch.keep(order, made.ref, made.data)
+        too_much = maker.segment(MIB)
+        with pytest.raises(CacheFull):
+            batch.keep(2, too_much.ref, too_much.data)
+        assert spool.used_bytes == 2 * MIB
+        assert len(list(volume.rglob("*.seg"))) == 2
+        assert not list(volume.rglob(".tmp-*"))
+        batch.acknowledge(0, kept[0].ref)
+        assert batch.drop_sent()
+        batch.keep(2, too_much.ref, too_much.data)
+        batch.remove()
+        assert spool.used_bytes == 0
+    finally:
+        subprocess.run(["umount", str(volume)], check=True)
