@@ -14,6 +14,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+import msgspec
+
 from secondsite.base.files import replace_file
 from secondsite.lab import processes
 from secondsite.lab.cache import cache_directory
@@ -66,10 +68,8 @@ def build_boot_files() -> BootFiles:
         LabToolMissing, LabCommandFailed: a package cannot be had, or gcc is not installed.
     """
     cache = cache_directory()
-    kernel_package = _kernel_package(cache)
-    packages = (kernel_package, AGENT_PACKAGE)
-    versions = [f"{name}={_candidate(cache, name)}" for name in packages]
-    made_from = hashlib.sha256("\n".join(versions).encode())
+    packages = _packages(cache)
+    made_from = hashlib.sha256("\n".join(f"{name}={version}" for name, version in packages.items()).encode())
     for name in SOURCES:
         made_from.update((_HERE / name).read_bytes())
     made_from.update(_busybox().read_bytes())
@@ -87,6 +87,22 @@ def build_boot_files() -> BootFiles:
             if not target.is_dir():
                 made.rename(target)
     return BootFiles(kernel=target / "vmlinuz", initramfs=target / "initramfs")
+
+
+def _packages(cache: Path) -> dict[str, str]:
+    """The packages to unpack and their versions; remembered (2 s) while apt's lists stay as they are."""
+    lists = [Path("/var/lib/apt/lists"), cache / "apt" / "lists"]
+    stamp = " ".join(str(path.stat().st_mtime_ns) for path in lists if path.is_dir())
+    memo = cache / "packages.json"
+    try:
+        remembered = msgspec.json.decode(memo.read_bytes(), type=tuple[str, dict[str, str]])
+    except (FileNotFoundError, msgspec.MsgspecError):
+        remembered = ("", {})
+    if remembered[0] == stamp:
+        return remembered[1]
+    packages = {name: _candidate(cache, name) for name in (_kernel_package(cache), AGENT_PACKAGE)}
+    replace_file(memo, msgspec.json.encode((stamp, packages)), mode=0o644)
+    return packages
 
 
 def _build(packages: Path, work: Path, made: Path) -> None:
