@@ -7,7 +7,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from secondsite.lab.sites import Site, Sites
+from secondsite.lab.place import Site
+from secondsite.lab.sites import Sites
 from support.lab import RunningGuest, running_guest, running_sites
 
 
