@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from urllib.parse import parse_qs, urlsplit
 
 import msgspec
 
@@ -26,6 +27,7 @@ from secondsite.gateway.messages import (
 from secondsite.model.events import Event, Severity
 from secondsite.model.ids import MachineId
 from secondsite.model.points import Consistency
+from secondsite.nbd.client import NbdClient
 
 COMMAND_SECONDS_MAX = 60
 
@@ -156,3 +158,14 @@ def run_command(*arguments: str | Path, gateway: Path | None = None, **environme
         env=command_environment(**environment),
     )
     return Ran(done.returncode, done.stdout, done.stderr)
+
+
+def read_uri(uri: str) -> bytes:
+    """The whole disk behind ``nbd+unix:///NAME?socket=PATH``."""
+    parts = urlsplit(uri)
+    assert parts.scheme == "nbd+unix"
+    client = NbdClient.connect_unix(parse_qs(parts.query)["socket"][0], parts.path.removeprefix("/"))
+    try:
+        return bytes(client.read(0, client.size_bytes))
+    finally:
+        client.close()
