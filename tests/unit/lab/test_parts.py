@@ -83,25 +83,6 @@ def test_a_process_is_found_by_neighbouring_words_only() -> None:
         child.wait()
 
 
-@pytest.fixture(scope="module")
-def checker(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The guest's own program, built for this machine."""
-    program = tmp_path_factory.mktemp("workload") / "workload"
-    command = [
-        "gcc",
-        "-O2",
-        "-Wall",
-        "-Wextra",
-        "-Werror",
-        "-static",
-        "-o",
-        str(program),
-        str(LAB / "workload.c"),
-    ]
-    subprocess.run(command, check=True)
-    return program
-
-
 def test_the_checkers_line_parses(tmp_path: Path) -> None:
     log = tmp_path / "console"
     log.write_text(
@@ -110,10 +91,3 @@ def test_the_checkers_line_parses(tmp_path: Path) -> None:
     )
     checks = read_checks(log)
     assert [(check.good, check.last, check.lines) for check in checks] == [(True, 9, (8, 8))]
-
-
-def test_the_workload_refuses_what_it_does_not_know(checker: Path) -> None:
-    assert subprocess.run([checker, "dance"], capture_output=True, check=False).returncode == 2
-    absent = subprocess.run([checker, "check", "/nowhere", "/nowhere", "8"], capture_output=True, check=False)
-    assert absent.returncode == 2
-    assert b"cannot use /nowhere" in absent.stdout
