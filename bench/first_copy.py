@@ -1,0 +1,119 @@
+"""The first copy of a 4 GiB disk, and the same disk through the tools people use today.
+
+The disk is half holes, a quarter real files, a quarter random: a qcow2 image of a machine that stands still.
+Ours: from the request to protect until the first recovery point is committed at the other gateway: read from
+QEMU's backup export, digested, compressed (zstd 1), sealed, over mutual TLS, hash checked, synced. The peers
+neither seal nor send nor sync: `virtnbdbackup -z` (lz4), `qemu-img convert -c` (zstd) and `nbdcopy` (plain)
+write a local file, the last two from qemu-nbd on the same image. All in turn, on the same file system, MB of
+data and not of holes, medians.
+"""
+
+from __future__ import annotations
+
+import shutil
+import time
+from pathlib import Path
+
+from bench import disks, machines, peers
+from bench.measure import Cost, settle
+from bench.pair import Pair, Watch, pair
+from bench.report import Figure, Report, median, spread
+from support.nbd_peers import qemu_nbd, uri
+
+ROUNDS = 3
+MACHINE = "bench"
+
+
+def run(report: Report, work: Path) -> None:
+    """Measure and report."""
+    peers.install()
+    raw = work / "mixed.raw"
+    data_bytes = disks.make_mixed(raw)
+    costs: dict[str, list[Cost]] = {name: [] for name in ("ours", *_PEERS)}
+    memory: list[float] = []
+    with pair() as sites:
+        site = sites.sites.a
+        image = site.disks / f"{MACHINE}.qcow2"
+        machines.qcow2_of(raw, image)
+        output = work / "output"
+        with machines.idle_machine(site, MACHINE, image, start=False) as machine:
+            for _ in range(ROUNDS):
+                for name in _PEERS:
+                    settle()
+                    costs[name].append(_peer(name, sites, image, output))
+                    _remove(output)
+                with machine.running():
+                    settle()
+                    cost, anonymous = _ours(sites)
+                costs["ours"].append(cost)
+                memory.append(anonymous)
+    _report(report, costs, memory, data_bytes)
+
+
+_PEERS = ("virtnbdbackup", "qemu_img", "qemu_img_tuned", "nbdcopy")
+
+
+def _ours(sites: Pair) -> tuple[Cost, float]:
+    """Protect, wait for the first point, end the protection; returns the larger gateway's memory too."""
+    with Watch(sites.gateway_pids()) as watch:
+        start = time.perf_counter()
+        sites.gateways.protect(MACHINE, copy_frequency_seconds=3600)
+        sites.wait_for_points(MACHINE, 1)
+        seconds = time.perf_counter() - start
+    sites.unprotect(MACHINE)
+    return Cost(seconds, sum(watch.cpu_seconds.values())), max(watch.memory_mib.values())
+
+
+def _peer(name: str, sites: Pair, image: Path, output: Path) -> Cost:
+    if name == "virtnbdbackup":
+        return peers.virtnbdbackup(sites.sites.a, MACHINE, output)
+    socket_path = output.with_name("peer.sock")
+    with qemu_nbd(image, socket_path, image_format="qcow2"):
+        if name == "nbdcopy":
+            return peers.nbdcopy(uri(socket_path), output)
+        return peers.qemu_img_zstd(uri(socket_path), output, tuned=name.endswith("tuned"))
+
+
+def _remove(output: Path) -> None:
+    if output.is_dir():
+        shutil.rmtree(output)
+    else:
+        output.unlink(missing_ok=True)
+
+
+def _report(report: Report, costs: dict[str, list[Cost]], memory: list[float], data_bytes: int) -> None:
+    def rate(name: str) -> list[float]:
+        return [data_bytes / 1e6 / cost.seconds for cost in costs[name]]
+
+    def ratio(name: str) -> list[float]:
+        # within one round: what else the machine did meanwhile touched both
+        return [
+            theirs.seconds / ours.seconds for ours, theirs in zip(costs["ours"], costs[name], strict=True)
+        ]
+
+    targets = {"virtnbdbackup": 2.5, "qemu_img": 1.4}
+    report.add(Figure("first_copy_mb_s", median(rate("ours")), "MB/s", note=spread(rate("ours"))))
+    for name in _PEERS:
+        report.add(
+            Figure(
+                f"first_copy_vs_{name}",
+                median(ratio(name)),
+                "times",
+                at_least=targets.get(name),
+                note=f"{median(rate(name)):.0f} MB/s ({spread(rate(name))})",
+            )
+        )
+    for name, found in costs.items():
+        cpu = median([cost.cpu_seconds for cost in found])
+        report.add(
+            Figure(f"first_copy_cpu_s_{name}", cpu, "s", note="processor time, both gateways for ours")
+        )
+    report.add(
+        Figure(
+            "gateway_rss_mib",
+            max(memory),
+            "MiB",
+            at_most=200,
+            note="largest anonymous memory of either gateway",
+        )
+    )

@@ -1,0 +1,95 @@
+"""Two sites with a gateway each, as `secondsite lab` has them: the real processes, the real way."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from bench.measure import anonymous_mib, cpu_seconds_of
+from secondsite.base.errors import SecondsiteError
+from secondsite.gateway.messages import ProtectionState, ProtectionStatus
+from secondsite.lab.gateways import Gateways
+from secondsite.lab.sites import Sites, fresh_root
+
+FAILED = {ProtectionState.FAILED, ProtectionState.DISABLING}
+
+
+@dataclass
+class Pair:
+    """Sites A and B with running gateways."""
+
+    sites: Sites
+    gateways: Gateways
+
+    def status(self, machine: str) -> ProtectionStatus:
+        """A's view of a protection."""
+        with self.gateways.client(self.sites.a) as client:
+            return client.protection(machine)
+
+    def wait_for_points(self, machine: str, count: int, *, seconds: float = 300) -> ProtectionStatus:
+        """Until `count` points were committed since the gateway began to count."""
+        with self.gateways.client(self.sites.a) as client:
+            deadline = time.monotonic() + seconds
+            while time.monotonic() < deadline:
+                status = client.protection(machine)
+                if status.points >= count:
+                    return status
+                if status.state in FAILED:
+                    raise RuntimeError(f"protection of {machine} failed: {status.note}")
+                time.sleep(0.01)
+        raise RuntimeError(f"{machine} has {status.points} points, {status.state}, {status.note}")
+
+    def unprotect(self, machine: str) -> None:
+        """End a protection, so that the next first copy starts from nothing."""
+        with self.gateways.client(self.sites.a) as client, contextlib.suppress(SecondsiteError):
+            client.unprotect(machine)
+
+    def gateway_pids(self) -> list[int]:
+        """Process numbers of both gateways."""
+        return [process.pid for process in self.gateways.running.values()]
+
+
+@contextlib.contextmanager
+def pair(*, spool_bytes: int = 8 << 30) -> Iterator[Pair]:
+    """Both sites and gateways, gone afterwards."""
+    sites = Sites(fresh_root())
+    try:
+        sites.up(attached=True)
+        gateways = Gateways(sites)
+        gateways.prepare(spool_bytes=spool_bytes)
+        gateways.start(sites.b)
+        gateways.start(sites.a)
+        yield Pair(sites, gateways)
+    finally:
+        sites.down()
+
+
+@dataclass
+class Watch:
+    """Memory and processor time of processes while a block runs."""
+
+    pids: list[int]
+    memory_mib: dict[int, float] = field(default_factory=dict)
+    cpu_seconds: dict[int, float] = field(default_factory=dict)
+    _stop: threading.Event = field(default_factory=threading.Event)
+
+    def __enter__(self) -> Watch:
+        self._before = {pid: cpu_seconds_of(pid) for pid in self.pids}
+        self._thread = threading.Thread(target=self._sample)
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        self._thread.join()
+        self.cpu_seconds = {pid: cpu_seconds_of(pid) - self._before[pid] for pid in self.pids}
+
+    def _sample(self) -> None:
+        while True:
+            for pid in self.pids:
+                self.memory_mib[pid] = max(self.memory_mib.get(pid, 0.0), anonymous_mib(pid))
+            if self._stop.wait(0.05):
+                return
