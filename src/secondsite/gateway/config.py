@@ -1,0 +1,107 @@
+"""A gateway's configuration: one TOML file, everything checked at the start, nothing unknown accepted."""
+
+from __future__ import annotations
+
+import tomllib
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from secondsite.base.errors import InvalidInput
+from secondsite.base.files import read_limited
+from secondsite.base.units import GIB, MIB
+from secondsite.model.machines import Mapping as SiteMapping
+from secondsite.transfer.pki import gateway_name
+from secondsite.transfer.tls import TlsFiles
+
+FILE_BYTES_MAX = 1 * MIB
+
+
+class _Section(BaseModel):
+    """A table of the file. Nothing is taken from the environment: the file says it all."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Listen(_Section):
+    """Where other gateways connect to; absent: this gateway receives nothing."""
+
+    host: str = "0.0.0.0"  # noqa: S104 - the address of the site's own network is for the administrator to say
+    port: Annotated[int, Field(ge=0, le=65535)] = 9443
+
+
+class Tls(_Section):
+    """Files of the mutual TLS between gateways."""
+
+    cert: Path
+    key: Path
+    ca: Path
+    revoked: Path | None = None  # a revocation list of the authority
+
+    def files(self) -> TlsFiles:
+        """As the transfer takes them."""
+        return TlsFiles(self.cert, self.key, self.ca, self.revoked)
+
+
+class FabricSettings(_Section):
+    """The hypervisor of this gateway's host; absent: a gateway that only stores."""
+
+    kind: Literal["libvirt"] = "libvirt"
+    uri: str = "qemu:///system"
+    scratch_dir: Path  # a volume of its own: when it fills, guests are at risk
+    socket_dir: Path
+    guard_socket: Path | None = None  # socket_dir/guard.sock when not given
+
+
+class MappingSettings(_Section):
+    """Where things of the other site go here, above what a protection asked for."""
+
+    networks: dict[str, str] = {}
+    pools: dict[str, str] = {}
+    default_pool: str | None = None
+
+    def mapping(self) -> SiteMapping:
+        """As the model has it."""
+        return SiteMapping(networks=self.networks, pools=self.pools, default_pool=self.default_pool)
+
+
+class GatewayConfig(_Section):
+    """The whole file."""
+
+    name: str  # also in its certificate
+    site: str
+    control_socket: Path = Path("/run/secondsite/gateway.sock")
+    state_dir: Path
+    cache_dir: Path  # spool and tables; may be lost
+    # how much may wait while the link is cut; beyond it capture pauses
+    cache_limit_bytes: Annotated[int, Field(ge=64 * MIB)] = 16 * GIB
+    store: str | None = None  # URL of the replicas kept here; absent: this gateway receives nothing
+    vault_key: Path
+    tls: Tls
+    listen: Listen | None = None
+    fabric: FabricSettings | None = None
+    peers: dict[str, str] = {}  # name (as in its certificate) -> https://host:port
+    # which machines a peer may write; a peer that is not named here may write any it is the writer of
+    peer_machines: dict[str, tuple[str, ...]] = {}
+    mapping: MappingSettings = MappingSettings()
+    bandwidth_bytes_per_second: Annotated[float, Field(gt=0)] | None = None
+    connections: Annotated[int, Field(ge=2, le=4)] = 3
+
+
+def load_config(path: Path) -> GatewayConfig:
+    """Read and check a file. Raises InvalidInput naming the first wrong setting."""
+    what = f"the configuration {path}"
+    try:
+        data = read_limited(path, size_bytes_max=FILE_BYTES_MAX)
+        config = GatewayConfig(**tomllib.loads(data.decode()))
+        gateway_name(config.name)
+    except FileNotFoundError:
+        raise InvalidInput(what=what, why="there is no such file") from None
+    except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise InvalidInput(what=what, why=str(error)) from None
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise InvalidInput(what=what, why=f"{where}: {first['msg']}") from None
+    return config

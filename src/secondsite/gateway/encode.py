@@ -1,0 +1,325 @@
+"""From what a capture reads to sealed segments: digest once, drop what the target holds, seal, ship.
+
+The capturing thread copies what it reads into batches; two threads (one a core of the smallest gateway) turn
+batches into segments. Batches are few and used again, so memory is bounded: a slow encoder or link makes
+`feed` wait, never grow. A cycle that fits one batch is encoded by its own thread, after the capture was
+closed: an empty cycle costs no thread.
+"""
+
+from __future__ import annotations
+
+import queue
+import secrets
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from secondsite.base.errors import SecondsiteError
+from secondsite.base.units import BLOCK_BYTES_MAX, MIB, SUB_BLOCK_BYTES
+from secondsite.gateway.subblocks import Bools, SideLog, SubBlockTable, values_of
+from secondsite.journal.digests import digest_sub_blocks
+from secondsite.journal.keys import DiskKey
+from secondsite.journal.segment import SegmentHead, SegmentWriter
+from secondsite.model.ids import DiskId, MachineId, SegmentId
+from secondsite.transfer.errors import TransferCancelled
+from secondsite.transfer.shipping import Shipment
+
+BATCH_BYTES = 4 * MIB
+# Two being encoded, one ready, one being filled.
+BATCHES = 4
+# Many small pieces: the index of a batch must not outgrow its data.
+BATCH_PIECES_MAX = 1024
+THREADS = 2
+# Rows for zeros in one segment: 64 KiB each, half of what an index may hold.
+ZERO_BYTES_MAX = 2048 * BLOCK_BYTES_MAX
+
+
+@dataclass(eq=False)
+class DiskTrack:
+    """One disk of a cycle: its key, its table and the cycle's side log."""
+
+    id: DiskId
+    size_bytes: int
+    key: DiskKey
+    table: SubBlockTable | None = None
+    log: SideLog | None = None
+
+
+@dataclass(eq=False)
+class _Batch:
+    buffer: memoryview
+    track: DiskTrack | None = None
+    pieces: list[tuple[int, int, int]] = field(default_factory=list)  # offset on the disk, start, length
+    zeros: list[tuple[int, int]] = field(default_factory=list)  # offset, length
+    filled: int = 0
+
+    def clear(self) -> None:
+        self.track, self.filled = None, 0
+        self.pieces.clear()
+        self.zeros.clear()
+
+
+class Encoder:
+    """Encodes one shipment. One thread feeds; `flush` before the next capture; `close` at the end."""
+
+    def __init__(
+        self,
+        shipment: Shipment,
+        *,
+        machine: MachineId,
+        level: int,
+        wait: bool,
+        cancel: threading.Event,
+        threads: int = THREADS,
+    ) -> None:
+        """wait: block while the cache is full (else CacheFull is raised, for the caller to pause)."""
+        self._shipment = shipment
+        self._machine = machine
+        self._level = level
+        self._wait = wait
+        self._cancel = cancel
+        self._threads = threads
+        # bounded: every batch there is, so that putting one back never waits
+        self._free: queue.Queue[_Batch] = queue.Queue(maxsize=BATCHES)
+        for _ in range(BATCHES):
+            self._free.put(_Batch(memoryview(bytearray(BATCH_BYTES))))
+        # bounded as above; None tells a worker to finish its open segments and wait at the gate
+        self._ready: queue.Queue[_Batch | None] = queue.Queue(maxsize=BATCHES + threads)
+        self._workers: list[threading.Thread] = []
+        self._filling: _Batch | None = None
+        self._error: BaseException | None = None
+        self._gate = threading.Condition()
+        self._finished = 0
+        self._lock = threading.Lock()
+        self.read_bytes = 0
+        self.sent_bytes = 0  # stored, handed to the shipment
+        self.kept_bytes = 0  # guest bytes in the segments
+
+    def feed(self, track: DiskTrack, offset: int, data: memoryview) -> None:
+        """Take bytes of a disk, at most 1 MiB; copied before this returns. Raises what encoding raised."""
+        batch = self._batch(track, len(data))
+        start = batch.filled
+        batch.buffer[start : start + len(data)] = data
+        batch.pieces.append((offset, start, len(data)))
+        batch.filled += len(data)
+        self.read_bytes += len(data)
+
+    def zeros(self, track: DiskTrack, offset: int, length: int) -> None:
+        """A range that reads as zeros, of any length; sent where the target may hold something else."""
+        for first in range(offset, offset + length, ZERO_BYTES_MAX):
+            count = min(ZERO_BYTES_MAX, offset + length - first)
+            self._batch(track, 0).zeros.append((first, count))
+
+    def flush(self) -> None:
+        """Every byte taken so far is in the shipment when this returns. Raises what encoding raised."""
+        self._check()
+        if not self._workers:
+            batch, self._filling = self._filling, None
+            if batch is not None:
+                work = _Work(self)
+                work.encode(batch)
+                work.finish()
+                self._recycle(batch)
+            return
+        self._submit()
+        for _ in self._workers:
+            self._put(None)
+        with self._gate:
+            while self._finished < len(self._workers):
+                self._gate.wait(1.0)
+                self._check()
+            self._finished = 0
+            self._gate.notify_all()
+        self._check()
+
+    def close(self) -> None:
+        """End the threads; what was not flushed is dropped."""
+        if self._error is None:
+            self._error = TransferCancelled(what=f"changes of machine {self._machine}")
+        with self._gate:
+            self._gate.notify_all()
+        for worker in self._workers:
+            worker.join()
+
+    # -- inside ---------------------------------------------------------------------------------
+
+    def ship(self, writer: SegmentWriter) -> None:
+        """Hand a full segment over; called by whoever encodes."""
+        if writer.is_empty:
+            return
+        data, ref = writer.finish()
+        self._shipment.add(ref, data, wait=self._wait, cancel=self._cancel)
+        with self._lock:
+            self.sent_bytes += ref.stored_bytes
+            self.kept_bytes += ref.data_bytes
+
+    def writer(self, track: DiskTrack) -> SegmentWriter:
+        """A new segment of a disk."""
+        head = SegmentHead(
+            machine=self._machine,
+            disk=track.id,
+            epoch=self._shipment.epoch,
+            id=SegmentId(secrets.token_hex(16)),
+            key_id=track.key.id,
+            disk_size_bytes=track.size_bytes,
+        )
+        return SegmentWriter(head, track.key, self._level)
+
+    def _batch(self, track: DiskTrack, length: int) -> _Batch:
+        assert length <= BATCH_BYTES
+        batch = self._filling
+        if batch is not None and (
+            batch.track is not track
+            or batch.filled + length > BATCH_BYTES
+            or len(batch.pieces) + len(batch.zeros) >= BATCH_PIECES_MAX
+        ):
+            self._submit()
+            batch = None
+        if batch is None:
+            batch = self._take()
+            batch.track = track
+            self._filling = batch
+        return batch
+
+    def _take(self) -> _Batch:
+        while True:
+            self._check()
+            try:
+                return self._free.get(timeout=0.5)
+            except queue.Empty:
+                continue
+
+    def _submit(self) -> None:
+        if self._filling is None:
+            return
+        if not self._workers:
+            self._workers = [
+                threading.Thread(target=self._run, name=f"encode-{i}", daemon=True)
+                for i in range(self._threads)
+            ]
+            for worker in self._workers:
+                worker.start()
+        batch, self._filling = self._filling, None
+        self._put(batch)
+
+    def _put(self, batch: _Batch | None) -> None:
+        while True:
+            self._check()
+            try:
+                self._ready.put(batch, timeout=0.5)
+            except queue.Full:
+                continue
+            return
+
+    def _check(self) -> None:
+        if self._error is not None:
+            raise self._error
+        if self._cancel.is_set():
+            raise TransferCancelled(what=f"changes of machine {self._machine}")
+
+    def _recycle(self, batch: _Batch) -> None:
+        batch.clear()
+        self._free.put(batch)
+
+    def _run(self) -> None:
+        """A worker's thread."""
+        work = _Work(self)
+        try:
+            while self._error is None:
+                try:
+                    batch = self._ready.get(timeout=0.2)
+                except queue.Empty:
+                    continue
+                if batch is None:
+                    work.finish()
+                    self._wait_at_gate()
+                else:
+                    work.encode(batch)
+                    self._recycle(batch)
+        except BaseException as error:  # noqa: BLE001 - the thread's root: raised again where it is fed
+            with self._lock:
+                if self._error is None or not isinstance(self._error, SecondsiteError):
+                    self._error = error
+            with self._gate:
+                self._gate.notify_all()
+
+    def _wait_at_gate(self) -> None:
+        """Each worker takes exactly one None: nobody goes on before all have finished their segments."""
+        with self._gate:
+            self._finished += 1
+            self._gate.notify_all()
+            while self._finished and self._error is None:
+                self._gate.wait(1.0)
+
+
+class _Work:
+    """What one encoding thread has open: a segment of one disk."""
+
+    def __init__(self, encoder: Encoder) -> None:
+        self._encoder = encoder
+        self._track: DiskTrack | None = None
+        self._writer: SegmentWriter | None = None
+
+    def encode(self, batch: _Batch) -> None:
+        track = batch.track
+        assert track is not None
+        if track is not self._track:
+            self.finish()
+            self._track = track
+        seed = track.key.digest_seed()
+        for offset, start, length in batch.pieces:
+            data = batch.buffer[start : start + length]
+            first = offset // SUB_BLOCK_BYTES
+            digests = digest_sub_blocks(data, first, seed)
+            if track.table is None or track.log is None:
+                self._room(length).add(offset, data, digests)
+                continue
+            differs = track.table.changed(track.log, first, values_of(digests))
+            for begin, end in _runs(differs):
+                piece = data[begin * SUB_BLOCK_BYTES : end * SUB_BLOCK_BYTES]
+                self._room(len(piece)).add(offset + begin * SUB_BLOCK_BYTES, piece, digests[begin:end])
+        for offset, length in batch.zeros:
+            self._zeros(track, offset, length)
+
+    def _zeros(self, track: DiskTrack, offset: int, length: int) -> None:
+        first, count = offset // SUB_BLOCK_BYTES, -(-length // SUB_BLOCK_BYTES)
+        differs = np.ones(count, dtype=np.bool_)
+        if track.table is not None and track.log is not None:
+            differs = track.table.not_zero(track.log, first, count)
+        rows, writer = 0, self._encoder.writer(track)
+        for begin, end in _runs(differs):
+            start = offset + begin * SUB_BLOCK_BYTES
+            size = min(end * SUB_BLOCK_BYTES, length) - begin * SUB_BLOCK_BYTES
+            needed = -(-size // BLOCK_BYTES_MAX)
+            if rows + needed > ZERO_BYTES_MAX // BLOCK_BYTES_MAX:
+                self._encoder.ship(writer)
+                rows, writer = 0, self._encoder.writer(track)
+            writer.add_zeros(start, size)
+            rows += needed
+        self._encoder.ship(writer)
+
+    def finish(self) -> None:
+        """Ship what is open."""
+        if self._writer is not None:
+            self._encoder.ship(self._writer)
+        self._writer = None
+
+    def _room(self, length: int) -> SegmentWriter:
+        assert self._track is not None
+        if self._writer is not None and not self._writer.has_room(length):
+            self.finish()
+        if self._writer is None:
+            self._writer = self._encoder.writer(self._track)
+        return self._writer
+
+
+def _runs(mask: Bools) -> Iterator[tuple[int, int]]:
+    """``(begin, end)`` of each run of True."""
+    if mask.all():
+        if len(mask):
+            yield 0, len(mask)
+        return
+    edges = np.flatnonzero(np.diff(np.concatenate(([False], mask, [False])).astype(np.int8)))
+    yield from zip(edges[0::2].tolist(), edges[1::2].tolist(), strict=True)

@@ -1,0 +1,189 @@
+"""What a protected machine needs next, decided from facts alone: no I/O, no clock, the same answer each time.
+
+Checkpoint names carry a number that only grows, so that of two checkpoints of a machine the older is known
+by name. Changes since an older checkpoint contain those since a newer one: a committed checkpoint that is
+gone is stood in for by an older one of ours that is still there.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from secondsite.transfer.protocols import TargetHead
+
+# Rule 9: the last committed, the newest, and at most four between them.
+CHECKPOINTS_BETWEEN_MAX = 4
+
+_NAME = re.compile(r"e(\d{1,8})-c(\d{1,12})-[0-9a-f]{8}\Z")
+
+
+def checkpoint_name(epoch: int, number: int, chance: str) -> str:
+    """``e00000001-c000000000042-1f2e3d4c``: epoch, number in the machine's life, 8 random digits."""
+    return f"e{epoch:08d}-c{number:012d}-{chance}"
+
+
+def checkpoint_number(name: str) -> int:
+    """Its number; 0 for a name that is not of this form."""
+    found = _NAME.match(name)
+    return int(found[2]) if found else 0
+
+
+@dataclass(frozen=True)
+class Pending:
+    """A sealed shipment of an earlier time."""
+
+    epoch: int
+    checkpoint: str
+    parent: str | None
+
+
+@dataclass(frozen=True)
+class Seeding:
+    """A first copy or resynchronisation that was interrupted: what its shipment notes."""
+
+    epoch: int
+    checkpoint: str  # changes of every slice are counted from it
+    resync: bool
+
+
+@dataclass(frozen=True)
+class Facts:
+    """Everything the decision rests on."""
+
+    us: str  # our name, as the target knows us
+    head: TargetHead
+    checkpoints: Sequence[str]  # usable at the source, oldest first
+    pending: Sequence[Pending] = ()  # oldest first
+    seeding: Seeding | None = None
+
+
+@dataclass(frozen=True)
+class Claim:
+    """Nobody writes this machine yet: ask to be the writer."""
+
+    reason: str
+
+
+@dataclass(frozen=True)
+class Hold:
+    """Another gateway is the writer: capture nothing until a person decides."""
+
+    claimant: str
+    epoch: int
+
+
+@dataclass(frozen=True)
+class Drop:
+    """Shipments that can never be committed, counted from the newest; then plan again."""
+
+    count: int
+    why: str
+
+
+@dataclass(frozen=True)
+class Settle:
+    """The oldest shipment was committed and its acknowledgement lost: drop it, plan again."""
+
+
+@dataclass(frozen=True)
+class DropSeeding:
+    """The interrupted copy cannot go on where it stopped; then plan again."""
+
+    why: str
+
+
+@dataclass(frozen=True)
+class Copy:
+    """Read everything in slices, closed by increments; `resync`: the target holds an older state."""
+
+    resync: bool
+    resume: bool
+    why: str = ""
+
+
+@dataclass(frozen=True)
+class Cycle:
+    """Go on with increments: the next is counted from `since` and follows the point or shipment `parent`."""
+
+    since: str
+    parent: str
+
+
+Step = Claim | Hold | Drop | Settle | DropSeeding | Copy | Cycle
+
+
+def next_step(facts: Facts) -> Step:
+    """What to do now."""
+    head = facts.head
+    if head.claimant is not None and head.claimant != facts.us:
+        return Hold(head.claimant, head.epoch)
+    if head.epoch == 0:
+        if facts.pending:
+            return Drop(len(facts.pending), "the target knows nothing of the machine")
+        return Claim("first copy")
+    unfit = _unfit(facts)
+    if unfit is not None:
+        return unfit
+    tip = facts.pending[-1].checkpoint if facts.pending else head.point.checkpoint if head.point else None
+    if facts.seeding is not None:
+        if facts.seeding.epoch == head.epoch and not facts.pending:
+            if facts.seeding.checkpoint in facts.checkpoints:
+                return Copy(resync=facts.seeding.resync, resume=True)
+            return DropSeeding("the checkpoint its slices are counted from is gone")
+        return DropSeeding("the target has moved on")
+    if tip is None:
+        return Copy(resync=False, resume=False)
+    since = stand_in(tip, facts.checkpoints)
+    if since is None:
+        if facts.pending:
+            return Drop(len(facts.pending), "the source no longer tracks changes since them")
+        return Copy(resync=True, resume=False, why="the source no longer tracks changes since the last point")
+    return Cycle(since=since, parent=tip)
+
+
+def _unfit(facts: Facts) -> Step | None:
+    """What is wrong with the pending shipments, if anything: they must be one chain from the head."""
+    newest = facts.head.point.checkpoint if facts.head.point else None
+    for index, shipment in enumerate(facts.pending):
+        left = len(facts.pending) - index
+        if shipment.epoch != facts.head.epoch:
+            return Drop(left, f"they are of epoch {shipment.epoch}, the target is at {facts.head.epoch}")
+        if index == 0 and shipment.checkpoint == newest:
+            return Settle()
+        if shipment.parent is None and index == 0:
+            newest = shipment.checkpoint
+            continue
+        if shipment.parent != newest:
+            return Drop(left, "they do not follow the newest point")
+        newest = shipment.checkpoint
+    return None
+
+
+def stand_in(tip: str, checkpoints: Sequence[str]) -> str | None:
+    """The checkpoint to count changes from that contain all since `tip`: itself, or the newest older one."""
+    if tip in checkpoints:
+        return tip
+    number = checkpoint_number(tip)
+    older = [name for name in checkpoints if 0 < checkpoint_number(name) <= number]
+    return max(older, key=checkpoint_number, default=None)
+
+
+def to_forget(checkpoints: Sequence[str], *, committed: str | None, newest: str | None) -> list[str]:
+    """Which of our checkpoints may go, oldest first.
+
+    All that are older than what stands for the committed one; of those between it and the newest, the
+    oldest beyond four: the source needs them only to count less when the newest ones are lost.
+    """
+    if committed is None:
+        return []
+    kept = stand_in(committed, checkpoints)
+    if kept is None:
+        return []
+    numbers = {name: checkpoint_number(name) for name in checkpoints}
+    gone = [name for name in checkpoints if 0 < numbers[name] < numbers[kept]]
+    upper = numbers.get(newest, max(numbers.values()) + 1) if newest else max(numbers.values()) + 1
+    between = [name for name in checkpoints if numbers[kept] < numbers[name] < upper]
+    surplus = len(between) - CHECKPOINTS_BETWEEN_MAX
+    return gone + (sorted(between, key=lambda n: numbers[n])[:surplus] if surplus > 0 else [])

@@ -1,0 +1,623 @@
+"""The loop of one protected machine: find out where it stands, copy it, then cycle for ever.
+
+Two threads. The capturing one is the only one that talks to the source, and asks `plan.next_step` what to do
+whenever it does not know; the committing one waits for the target, in the order of capture, and after each
+commit folds the side logs. Captures go on while earlier ones are still being sent: what bounds them is the
+cache. A commit that fails for good abandons everything captured after it and makes the loop plan again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import secrets
+import threading
+from collections import deque
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from secondsite.base.clock import Clock
+from secondsite.base.crash import crash_point, mark
+from secondsite.base.errors import Outcome, SecondsiteError
+from secondsite.base.units import MIB, format_bytes
+from secondsite.fabrics.base import Quiesce
+from secondsite.fabrics.errors import TrackingLost
+from secondsite.gateway import plan
+from secondsite.gateway.cycle import Bench, Captured, run_cycle
+from secondsite.gateway.messages import PointTaken
+from secondsite.gateway.seed import Progress, Seed, read_note
+from secondsite.gateway.status import Board
+from secondsite.model.events import Severity
+from secondsite.model.ids import DiskId, KeyId
+from secondsite.model.states import ItemEvent, ItemState
+from secondsite.transfer.errors import CacheFull, TransferCancelled
+from secondsite.transfer.protocols import (
+    ClaimRequest,
+    CommittedPoint,
+    Link,
+    TargetHead,
+    can_retry,
+    error_code,
+)
+from secondsite.transfer.shipping import Shipment
+
+log = logging.getLogger(__name__)
+
+AFTER_COMMIT = mark("replicate.after-commit")
+BEFORE_FORGET = mark("replicate.before-forget")
+AFTER_FORGET = mark("replicate.after-forget")
+
+# Each captured instant waiting to be sent holds its list of segments in memory: about 100 KiB at the worst.
+PENDING_MAX = 500
+RETRY_SECONDS = 1.0
+RETRY_SECONDS_MAX = 30.0
+# What a cycle is thought to need in the cache before anything is known.
+ROOM_BYTES_MIN = 8 * MIB
+
+
+class PointNotTaken(SecondsiteError):
+    """A point was asked for and did not come in time."""
+
+    code = "replicate.point-not-taken"
+    outcome = Outcome.UNAVAILABLE
+    happened = "No point of {machine} was committed within {seconds:.0f} s: {why}."
+    cause = "The link is slow or cut, the machine is busy at its host, or its first copy is still running."
+    action = "Look at `secondsite status` and ask again once the machine is Protected."
+
+
+@dataclass(frozen=True)
+class Policy:
+    """How often a machine is copied."""
+
+    copy_frequency_seconds: float = 5.0
+    application_consistent_frequency_seconds: float | None = None
+
+
+@dataclass(eq=False)
+class PointWish:
+    """A point somebody waits for."""
+
+    done: threading.Event = field(default_factory=threading.Event)
+    taken: PointTaken | None = None
+
+
+class Replication:
+    """One machine. `start` once, `stop` keeps everything for the next process, `unprotect` removes it."""
+
+    def __init__(
+        self,
+        bench: Bench,
+        *,
+        us: str,
+        link: Link,
+        policy: Policy,
+        wrapped_keys: Mapping[KeyId, bytes],
+        board: Board,
+        stagger_seconds: float = 0.0,
+    ) -> None:
+        self._bench = bench
+        self._us = us
+        self._link = link
+        self._policy = policy
+        self._wrapped_keys = wrapped_keys
+        self.board = board
+        self._stagger_seconds = stagger_seconds
+        self._clock: Clock = bench.clock
+        self._stop = threading.Event()
+        self._changed = threading.Condition()
+        self._pending: deque[Captured] = deque(maxlen=PENDING_MAX + 1)
+        self._abandoned = 0  # how often everything captured was given up; a cycle under way looks at it
+        self._planned = False
+        self._held = False
+        self._tip = ""  # checkpoint of the newest captured instant
+        self._sizes: dict[DiskId, int] = {}  # at the tip
+        self._number = 0  # of the newest checkpoint name
+        self._committed: CommittedPoint | None = None
+        self._tidy_due = False
+        self._room_needed = ROOM_BYTES_MIN
+        self._lost: set[str] = set()
+        self._wishes: list[PointWish] = []
+        self._wishes_by_checkpoint: dict[str, list[PointWish]] = {}
+        self._due = 0.0
+        self._application_due = 0.0
+        self._threads = [
+            threading.Thread(target=self._capture_root, name=f"capture {bench.name}", daemon=True),
+            threading.Thread(target=self._commit_root, name=f"commit {bench.name}", daemon=True),
+        ]
+
+    # -- from outside ---------------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Begin."""
+        self._due = self._clock.monotonic() + self._stagger_seconds
+        every = self._policy.application_consistent_frequency_seconds
+        self._application_due = self._clock.monotonic() + (every or 0.0)
+        for thread in self._threads:
+            thread.start()
+
+    def set_policy(self, policy: Policy) -> None:
+        """Cycle by another policy from the next cycle on."""
+        with self._changed:
+            self._policy = policy
+            self.board.frequency_seconds = policy.copy_frequency_seconds
+            self._due = min(self._due, self._clock.monotonic() + policy.copy_frequency_seconds)
+            self._changed.notify_all()
+
+    def stop(self) -> None:
+        """End the threads; sealed instants stay in the cache, tables are closed in order."""
+        self._stop.set()
+        with self._changed:
+            self._changed.notify_all()
+        for thread in self._threads:
+            if thread.ident is not None:
+                thread.join()
+        for table in self._bench.tables.values():
+            table.close()
+
+    def unprotect(self) -> None:
+        """End it and remove everything of ours here, at the source and in the cache. Repeatable."""
+        self.board.move(ItemEvent.DISABLED)
+        self._stop.set()
+        with self._changed:
+            self._changed.notify_all()
+        for thread in self._threads:
+            if thread.ident is not None:
+                thread.join()
+        for shipment in self._bench.shipper.shipments(self._bench.machine):
+            shipment.discard()
+        for table in self._bench.tables.values():
+            table.remove()
+        self._bench.source.release()
+
+    def take_point(self, *, seconds_max: float) -> PointTaken:
+        """Make an application-consistent point now and wait for its commit. Raises PointNotTaken."""
+        wish = PointWish()
+        with self._changed:
+            self._wishes.append(wish)
+            self._changed.notify_all()
+        self._clock.wait(wish.done, seconds_max)
+        if wish.taken is None:
+            with self._changed:
+                if wish in self._wishes:
+                    self._wishes.remove(wish)
+            why = f"it is {self.board.state.value}"
+            raise PointNotTaken(machine=self._bench.name, seconds=seconds_max, why=why)
+        return wish.taken
+
+    # -- capturing ------------------------------------------------------------------------------
+
+    def _capture_root(self) -> None:
+        failures = 0
+        while not self._stop.is_set():
+            try:
+                self._step()
+                failures = 0
+            except TransferCancelled:
+                if not self._stop.is_set():
+                    self._replan()
+            except SecondsiteError as error:
+                failures += 1
+                if isinstance(error, TrackingLost):
+                    self._lost.add(str(error.fields.get("checkpoint")))
+                self._failed(error, failures)
+            except Exception as error:  # a thread's root: told, and tried again from the facts
+                failures += 1
+                log.exception("replication of %s failed", self._bench.name)
+                text = f"replication of {self._bench.name} failed: {type(error).__name__}: {error}"
+                self.board.warn("replicate.internal-error", text, critical=True)
+                self._replan()
+                self._pause_for(min(RETRY_SECONDS_MAX, RETRY_SECONDS * 2**failures))
+
+    def _step(self) -> None:
+        if not self._planned:
+            self._settle()
+        elif self._held:
+            self._wait(RETRY_SECONDS_MAX)
+            self._replan()
+        else:
+            self._cycle_when_due()
+
+    def _failed(self, error: SecondsiteError, failures: int) -> None:
+        retry = can_retry(error)
+        self.board.trouble(error, critical=not retry)
+        if error_code(error) in {"fabric.source-gone", "link.down"} and not self._pending:
+            self._move_if(ItemEvent.PAUSED, unless=(ItemState.ENABLING, ItemState.PAUSED))
+        # a cycle that failed leaves nothing: it is tried again as it is, also with the link cut
+        if not retry or error_code(error) == TrackingLost.code:
+            self._replan()
+        wait = RETRY_SECONDS * 2 ** min(failures - 1, 5)
+        self._pause_for(min(wait, RETRY_SECONDS_MAX) if retry else RETRY_SECONDS_MAX)
+
+    def _replan(self) -> None:
+        """Ask the facts again; what is already captured stays on its way."""
+        with self._changed:
+            self._planned = False
+
+    def _settle(self) -> None:
+        """From the facts to a tip to cycle from: the steps of the plan, until one of them is `Cycle`."""
+        while not self._stop.is_set():
+            head = self._link.head(self._bench.machine)
+            with self._changed:
+                if self._pending:  # captured by this process: they have their own thread and order
+                    self._changed.wait(0.5)
+                    continue
+                sealed = [s for s in self._shipments() if s.proposal is not None]
+            facts = self._facts(head, sealed)
+            if self._take(plan.next_step(facts), head, sealed):
+                return
+
+    def _facts(self, head: TargetHead, sealed: list[Shipment]) -> plan.Facts:
+        seeding = None
+        for shipment in self._shipments():
+            note = read_note(shipment)
+            if note is not None:
+                seeding = plan.Seeding(shipment.epoch, note.checkpoint, note.resync)
+            elif shipment.proposal is None:
+                shipment.discard()  # a cycle that was not sealed: it is captured again
+        checkpoints = self._checkpoints()
+        pending = [
+            plan.Pending(s.epoch, s.proposal.checkpoint, s.proposal.parent_checkpoint)
+            for s in sealed
+            if s.proposal is not None
+        ]
+        names = [*checkpoints, *(p.checkpoint for p in pending), head.point.checkpoint if head.point else ""]
+        self._number = max([self._number, *(plan.checkpoint_number(name) for name in names)])
+        return plan.Facts(self._us, head, checkpoints, pending, seeding)
+
+    def _take(self, step: plan.Step, head: TargetHead, sealed: list[Shipment]) -> bool:
+        """Do one step of the plan; True when it is complete."""
+        self.board.known(head.point, head.epoch)
+        match step:
+            case plan.Hold(claimant, epoch):
+                self._hold(claimant, epoch)
+                return True
+            case plan.Claim(reason):
+                self._claim(head, reason)
+            case plan.Settle():
+                sealed[0].discard()
+                self._void_tables("a point was committed whose acknowledgement was lost")
+            case plan.Drop(count, why):
+                text = f"{count} captured instants of {self._bench.name} are given up: {why}"
+                self._emit("replicate.abandoned", Severity.WARNING, text)
+                for shipment in reversed(sealed[-count:]):
+                    shipment.discard()
+            case plan.DropSeeding(why):
+                text = f"the copy of {self._bench.name} begins again: {why}"
+                self._emit("replicate.copy-restarted", Severity.WARNING, text)
+                for shipment in self._shipments():
+                    if read_note(shipment) is not None:
+                        shipment.discard()
+            case plan.Copy():
+                self._send_keys()
+                self._copy(step, head)
+                return True
+            case plan.Cycle():
+                self._send_keys()
+                self._go_on(step, head, sealed)
+                return True
+        return False
+
+    def _hold(self, claimant: str, epoch: int) -> None:
+        text = f"{self._bench.name} is held: {claimant} is its writer since epoch {epoch}; a person decides"
+        self.board.warn("replicate.held", text, critical=True)
+        self._move_if(ItemEvent.PAUSED, unless=(ItemState.PAUSED,))
+        with self._changed:
+            self._held = self._planned = True
+
+    def _claim(self, head: TargetHead, reason: str) -> None:
+        request = ClaimRequest(
+            machine=self._bench.machine,
+            machine_name=self._bench.name,
+            reason=reason,
+            nonce=secrets.token_hex(16),
+            expected_number=head.number,
+            expected_hash=head.hash,
+        )
+        claim = self._link.claim(request)
+        text = f"this gateway writes {self._bench.name} from epoch {claim.epoch} on: {reason}"
+        self._emit("replicate.claimed", Severity.INFORMATION, text)
+
+    def _send_keys(self) -> None:
+        for key, wrapped in self._wrapped_keys.items():
+            self._link.put_key(self._bench.machine, key, wrapped)
+
+    def _go_on(self, step: plan.Cycle, head: TargetHead, sealed: list[Shipment]) -> None:
+        """Cycle from the target's newest point, or from what an earlier process had sealed after it."""
+        point = head.point
+        newest = sealed[-1].proposal if sealed else None
+        disks = newest.disks if newest is not None else point.disks if point is not None else ()
+        if sealed:
+            # their side logs went with the process that captured them
+            self._void_tables("instants are on their way that an earlier process captured")
+        elif point is not None and self._committed != point:
+            self._expect_tables(point)
+        with self._changed:
+            self._held, self._planned = False, True
+            self._committed = point
+            self._tip = step.parent
+            self._sizes = {disk.id: disk.size_bytes for disk in disks}
+            self._tidy_due = True
+            for shipment in sealed:
+                assert shipment.proposal is not None
+                self._pending.append(Captured(shipment, shipment.proposal, None))
+            self._changed.notify_all()
+        if point is not None:
+            self._move_if(ItemEvent.CYCLE_BEGUN, unless=(ItemState.PROTECTED,))
+        self.board.well()
+
+    def _copy(self, step: plan.Copy, head: TargetHead) -> None:
+        """First copy or resynchronisation; returns once its point is committed."""
+        self.board.move(ItemEvent.RESYNC_BEGUN if step.resync else ItemEvent.FIRST_COPY_BEGUN)
+        progress = Progress(self._clock)
+        self.board.progress = progress
+        shipment = next((s for s in self._shipments() if read_note(s) is not None), None)
+        if step.resync and not step.resume:
+            self._tell_resync(step.why, head)
+        if not step.resume:
+            self._drop_checkpoints()
+        seed = Seed(
+            self._bench,
+            epoch=head.epoch,
+            fresh=head.point is None,
+            name_checkpoint=lambda: self._next_checkpoint(head.epoch),
+            progress=progress,
+            cancel=self._stop,
+            on_wait=self._waiting_for_room,
+        )
+        captured = seed.run(shipment if step.resume else None)
+        self._sealed(captured, self._abandoned)
+        with self._changed:
+            while self._pending and not self._stop.is_set():
+                self._changed.wait(0.5)
+            done = self._committed is not None and self._committed.checkpoint == captured.proposal.checkpoint
+            self._planned = done
+            self._tidy_due = True
+        self.board.progress = None
+        if done:
+            self.board.well()
+
+    def _tell_resync(self, why: str, head: TargetHead) -> None:
+        assert head.point is not None
+        known = self._committed == head.point or self._expect_tables(head.point)
+        how = "only differences are sent" if known else "no table of what the target holds: all of it is sent"
+        text = f"everything of {self._bench.name} is read again, {how}; {why}; older points stay valid"
+        self._emit("replicate.resync", Severity.WARNING, text)
+
+    def _waiting_for_room(self, waiting: bool) -> None:
+        if waiting:
+            self.board.warn("replicate.cache-full", "The copy waits for room in the cache: the link is slow.")
+        else:
+            self.board.well()
+
+    def _cycle_when_due(self) -> None:
+        """Wait for the next cycle's time (or a wish), tidy up meanwhile, then run it."""
+        with self._changed:
+            self._changed.wait_for(self._something_to_do, max(0.0, self._due - self._clock.monotonic()))
+            if self._stop.is_set() or not self._planned:
+                return
+            tidy, self._tidy_due = self._tidy_due, False
+            wishes = list(self._wishes)
+            due = self._clock.monotonic() >= self._due
+        self.board.watch_rpo()
+        if tidy:
+            self._tidy()
+        if wishes or due:
+            self._cycle(wishes)
+
+    def _something_to_do(self) -> bool:
+        return bool(self._stop.is_set() or self._wishes or self._tidy_due or not self._planned)
+
+    def _cycle(self, wishes: list[PointWish]) -> None:
+        if not self._has_room():
+            self._pause("the cache is full")
+            return
+        policy = self._policy
+        started = self._clock.monotonic()
+        every = policy.application_consistent_frequency_seconds
+        application = bool(wishes) or (every is not None and started >= self._application_due)
+        self._due = started + policy.copy_frequency_seconds
+        generation = self._abandoned
+        since = plan.stand_in(self._tip, self._checkpoints())
+        if since is None:
+            self._replan()
+            return
+        name = self._next_checkpoint(self.board.epoch)
+        try:
+            captured = run_cycle(
+                self._bench,
+                since=since,
+                parent=self._tip,
+                parent_sizes=self._sizes,
+                epoch=self.board.epoch,
+                checkpoint=name,
+                quiesce=Quiesce.FREEZE if application else Quiesce.NONE,
+                # with nothing on its way a cycle larger than the cache has to wait for the link to take it
+                wait=not self._pending,
+                cancel=self._stop,
+                on_abandon=self._remember_need,
+            )
+        except CacheFull:
+            self._pause("the cache has no room for what changed")
+            self._pause_for(RETRY_SECONDS)
+            return
+        if application:
+            self._application_due = started + (every or 0.0)
+        self._wishes_by_checkpoint[name] = wishes
+        with self._changed:
+            self._wishes = [w for w in self._wishes if w not in wishes]
+        self._sealed(captured, generation)
+        self._room_needed = max(ROOM_BYTES_MIN, captured.sent_bytes)
+        self._move_if(ItemEvent.CYCLE_BEGUN, only=(ItemState.PAUSED,))
+        if self.board.state is ItemState.PROTECTED:
+            self.board.well()
+
+    def _sealed(self, captured: Captured, generation: int) -> None:
+        """Hand a captured instant to the committing thread, unless what it stands on was given up."""
+        proposal = captured.proposal
+        with self._changed:
+            given_up = generation != self._abandoned
+            if not given_up:
+                self._pending.append(captured)
+                self._tip = proposal.checkpoint
+                self._sizes = {disk.id: disk.size_bytes for disk in proposal.disks}
+                self._tidy_due = True
+                self._changed.notify_all()
+                wishes = []
+            else:
+                wishes = self._wishes_by_checkpoint.pop(proposal.checkpoint, [])
+            self._wishes += wishes
+        if given_up:
+            captured.abandon()
+            return
+        self.board.captured(
+            changed_bytes=proposal.changed_bytes, sent_bytes=captured.sent_bytes, seconds=captured.seconds
+        )
+
+    def _has_room(self) -> bool:
+        with self._changed:
+            if not self._pending:
+                return True
+            return len(self._pending) < PENDING_MAX and self._bench.shipper.has_room(self._room_needed)
+
+    def _remember_need(self, encoded_bytes: int) -> None:
+        self._room_needed = max(self._room_needed, 2 * encoded_bytes, ROOM_BYTES_MIN)
+
+    def _pause(self, why: str) -> None:
+        """Bitmap mode: capture stops while the host's tracking goes on; the guest notices nothing."""
+        text = (
+            f"Capture of {self._bench.name} pauses, {why} ({format_bytes(self._bench.shipper.queued_bytes)} "
+            "wait to be sent); the host goes on tracking changes, and no full copy will be needed."
+        )
+        self.board.warn("replicate.bitmap-mode", text)
+        self._move_if(ItemEvent.PAUSED, unless=(ItemState.PAUSED,))
+        while not self._stop.is_set() and not self._has_room():
+            with self._changed:
+                self._changed.wait(0.2)
+            self.board.watch_rpo()
+        self._due = self._clock.monotonic()
+
+    # -- checkpoints and tables -----------------------------------------------------------------
+
+    def _next_checkpoint(self, epoch: int) -> str:
+        self._number += 1
+        return plan.checkpoint_name(epoch, self._number, secrets.token_hex(4))
+
+    def _checkpoints(self) -> list[str]:
+        """Ours at the source without those it called lost (a host may list one whose bitmap is dead)."""
+        return [name for name in self._bench.source.checkpoints() if name not in self._lost]
+
+    def _tidy(self) -> None:
+        """Forget what rule 9 does not keep; never while a capture is open, so always from this thread."""
+        committed = self._committed
+        source = self._bench.source
+        gone = plan.to_forget(
+            source.checkpoints(), committed=committed.checkpoint if committed else None, newest=self._tip
+        )
+        for name in gone:
+            crash_point(BEFORE_FORGET)
+            source.forget(name)
+            crash_point(AFTER_FORGET)
+
+    def _drop_checkpoints(self) -> None:
+        """Before everything is copied again no earlier checkpoint of ours is of use."""
+        for name in self._bench.source.checkpoints():
+            self._bench.source.forget(name)
+
+    def _expect_tables(self, point: CommittedPoint) -> bool:
+        kept = [
+            self._bench.tables[disk.id].expect(
+                epoch=point.epoch, point=point.number, size_bytes=disk.size_bytes
+            )
+            for disk in point.disks
+            if disk.id in self._bench.tables
+        ]
+        return all(kept)
+
+    def _void_tables(self, why: str) -> None:
+        for table in self._bench.tables.values():
+            table.void(why)
+
+    # -- committing -----------------------------------------------------------------------------
+
+    def _commit_root(self) -> None:
+        while not self._stop.is_set():
+            with self._changed:
+                if not self._pending:
+                    self._changed.wait(1.0)
+                    continue
+                captured = self._pending[0]
+            try:
+                point = captured.shipment.commit(self._stop)
+                self._commit_done(captured, point)
+            except TransferCancelled:
+                continue
+            except SecondsiteError as error:
+                self.board.trouble(error, critical=not can_retry(error))
+                self._give_up(f"{error}")
+            except Exception as error:  # a thread's root: told; what was captured is captured again
+                log.exception("committing %s failed", self._bench.name)
+                text = f"committing {self._bench.name} failed: {type(error).__name__}: {error}"
+                self.board.warn("replicate.internal-error", text, critical=True)
+                self._give_up(text)
+
+    def _commit_done(self, captured: Captured, point: CommittedPoint) -> None:
+        crash_point(AFTER_COMMIT)
+        if captured.logs is not None:
+            captured.logs.fold(epoch=point.epoch, point=point.number)
+        self.board.committed(point)
+        self._move_if(ItemEvent.POINT_COMMITTED, unless=(ItemState.ENABLING, ItemState.DISABLING))
+        for wish in self._wishes_by_checkpoint.pop(point.checkpoint, []):
+            wish.taken = PointTaken(
+                number=point.number,
+                at=point.given_at,
+                consistency=point.consistency,
+                frozen_seconds=captured.proposal.frozen_seconds,
+                note=captured.note,
+            )
+            wish.done.set()
+        with self._changed:
+            self._committed = point
+            if self._pending and self._pending[0] is captured:
+                self._pending.popleft()
+            self._tidy_due = True
+            self._changed.notify_all()
+
+    def _give_up(self, why: str) -> None:
+        """Abandon everything captured and not committed: it counts again from the last committed point."""
+        with self._changed:
+            given_up = list(self._pending)
+            self._pending.clear()
+            self._abandoned += 1
+            self._planned = False
+            for name in [c.proposal.checkpoint for c in given_up]:
+                self._wishes += self._wishes_by_checkpoint.pop(name, [])
+            # tables and their logs are let go of before the capturing thread plans again
+            for captured in reversed(given_up):
+                with contextlib.suppress(SecondsiteError):
+                    captured.abandon()
+            self._changed.notify_all()
+        text = f"{len(given_up)} captured instants of {self._bench.name} are given up: {why}"
+        self._emit("replicate.abandoned", Severity.WARNING, text)
+
+    # -- small things ---------------------------------------------------------------------------
+
+    def _shipments(self) -> list[Shipment]:
+        return self._bench.shipper.shipments(self._bench.machine)
+
+    def _move_if(
+        self, event: ItemEvent, *, unless: tuple[ItemState, ...] = (), only: tuple[ItemState, ...] = ()
+    ) -> None:
+        state = self.board.state
+        if state is ItemState.DISABLING or state in unless or (only and state not in only):
+            return
+        self.board.move(event)
+
+    def _emit(self, code: str, severity: Severity, text: str) -> None:
+        self._bench.events.emit(code, severity, text, machine=self._bench.machine)
+
+    def _wait(self, seconds: float) -> None:
+        self._clock.wait(self._stop, seconds)
+
+    def _pause_for(self, seconds: float) -> None:
+        self.board.watch_rpo()
+        self._wait(seconds)

@@ -1,0 +1,301 @@
+"""First copy and resynchronisation: everything, in bounded slices, closed by increments (rules 4 and 5).
+
+A checkpoint over all disks comes first; slices of different instants then fill one shipment, which is no
+point and which nobody can read; increments since that checkpoint, over all disks at one instant, are added
+until one is small: that instant is the point. The shipment's note says how far the slices came, so that a
+gateway that was killed goes on there while the checkpoint lives.
+
+A resynchronisation is the same over what the target holds: what the sub-block table knows to be unchanged is
+dropped, and holes are sent as zeros, because what is beneath is not fresh (rule 12).
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import msgspec
+
+from secondsite.base.clock import Clock
+from secondsite.base.crash import crash_point, mark
+from secondsite.base.units import GIB, MIB, SUB_BLOCK_BYTES
+from secondsite.fabrics.base import Capture, DiskCapture, Quiesce
+from secondsite.gateway.cycle import (
+    READ_BYTES,
+    Bench,
+    Captured,
+    Logs,
+    fit_tables,
+    propose,
+    read_increment,
+    tracks_of,
+)
+from secondsite.gateway.encode import DiskTrack, Encoder
+from secondsite.model.extents import Extents
+from secondsite.model.ids import DiskId
+from secondsite.transfer.shipping import Shipment
+
+AFTER_SLICE = mark("seed.after-slice")
+AFTER_INCREMENT = mark("seed.after-increment")
+BEFORE_SEAL = mark("seed.before-seal")
+
+# A job that stays open costs the host scratch space and blocks snapshots and resizing (libvirt.md 4): at the
+# 400 MB/s a source reaches, a slice is open for some seconds.
+SLICE_BYTES = 2 * GIB
+SLICE_SECONDS = 20.0
+# Increments end when one is small enough to be an ordinary cycle, or when they no longer shrink.
+SMALL_BYTES = 64 * MIB
+INCREMENTS_MAX = 8
+# A slice ends early when the cache has less room than the pipeline may still put into it.
+ROOM_BYTES = 64 * MIB
+
+
+class SeedNote(msgspec.Struct, frozen=True, kw_only=True):
+    """How far a shipment's slices came."""
+
+    checkpoint: str  # what increments are counted from
+    resync: bool
+    disk: int = 0  # index of the disk the next slice starts in
+    offset: int = 0
+    sizes: dict[str, int] = {}  # of the disks, as the slices and increments so far saw them
+    done_bytes: int = 0
+    total_bytes: int = 0
+
+
+def read_note(shipment: Shipment) -> SeedNote | None:
+    """The note of an open shipment; None when it is none of ours."""
+    if not shipment.note or shipment.proposal is not None:
+        return None
+    try:
+        return msgspec.json.decode(shipment.note, type=SeedNote)
+    except msgspec.MsgspecError:
+        return None
+
+
+@dataclass
+class Progress:
+    """How far a copy has come; read by other threads."""
+
+    clock: Clock
+    done_bytes: int = 0
+    total_bytes: int = 0
+    resumed_bytes: int = 0
+    started: float = field(default=0.0)
+
+    def __post_init__(self) -> None:
+        self.started = self.clock.monotonic()
+
+    @property
+    def bytes_per_second(self) -> float:
+        """Since it began or was resumed."""
+        seconds = self.clock.monotonic() - self.started
+        return (self.done_bytes - self.resumed_bytes) / seconds if seconds > 0 else 0.0
+
+    @property
+    def seconds_left(self) -> float | None:
+        """None while the rate is not known."""
+        rate = self.bytes_per_second
+        return max(0, self.total_bytes - self.done_bytes) / rate if rate > 0 and self.total_bytes else None
+
+
+class Seed:
+    """One first copy or resynchronisation. `run` once; its shipment stays when it fails, to be resumed."""
+
+    def __init__(
+        self,
+        bench: Bench,
+        *,
+        epoch: int,
+        fresh: bool,
+        name_checkpoint: Callable[[], str],
+        progress: Progress,
+        cancel: threading.Event,
+        on_wait: Callable[[bool], None],
+        slice_bytes: int = SLICE_BYTES,
+        slice_seconds: float = SLICE_SECONDS,
+    ) -> None:
+        """fresh: the target holds nothing. on_wait: told when the copy begins and ends to wait for room."""
+        self._bench = bench
+        self._epoch = epoch
+        self._fresh = fresh
+        self._name_checkpoint = name_checkpoint
+        self._progress = progress
+        self._cancel = cancel
+        self._on_wait = on_wait
+        self._slice_bytes = slice_bytes
+        self._slice_seconds = slice_seconds
+        self._logs = Logs(bench.tables)
+
+    def run(self, shipment: Shipment | None) -> Captured:
+        """Copy everything, or go on with `shipment`. Raises what source and shipper raise."""
+        note = read_note(shipment) if shipment is not None else None
+        if shipment is None or note is None:
+            shipment = self._bench.shipper.begin(self._bench.machine, self._epoch)
+        bench = self._bench
+        started = bench.clock.monotonic()
+        encoder = Encoder(shipment, machine=bench.machine, level=bench.level, wait=True, cancel=self._cancel)
+        try:
+            note = self._slices(shipment, encoder, note)
+            return self._close(shipment, encoder, note, started)
+        except BaseException:
+            self._logs.abandon()
+            raise
+        finally:
+            encoder.close()
+
+    # -- slices ---------------------------------------------------------------------------------
+
+    def _slices(self, shipment: Shipment, encoder: Encoder, note: SeedNote | None) -> SeedNote:
+        resumed = note is not None
+        if note is not None:
+            progress = self._progress
+            progress.done_bytes = progress.resumed_bytes = note.done_bytes
+            progress.total_bytes = note.total_bytes
+        while note is None or note.disk < len(note.sizes):
+            self._wait_for_room()
+            checkpoint = self._name_checkpoint() if note is None else None
+            with self._bench.source.capture(
+                since=None, checkpoint=checkpoint, quiesce=Quiesce.NONE
+            ) as capture:
+                if note is None:
+                    assert checkpoint is not None
+                    note = self._first_note(capture, checkpoint)
+                if not self._logs.logs:
+                    self._begin_logs(capture, resumed=resumed)
+                note = self._slice(capture, encoder, note)
+            encoder.flush()
+            shipment.set_note(msgspec.json.encode(note))
+            crash_point(AFTER_SLICE)
+        if not self._logs.logs:  # resumed after the last slice
+            for table in self._bench.tables.values():
+                table.void("a copy goes on that an earlier process began")
+            self._logs.begin()
+        return note
+
+    def _first_note(self, capture: Capture, checkpoint: str) -> SeedNote:
+        total = sum(disk.changed().total_bytes for disk in capture.disks)
+        self._progress.total_bytes = total
+        sizes: dict[str, int] = {disk.id: disk.size_bytes for disk in capture.disks}
+        return SeedNote(checkpoint=checkpoint, resync=not self._fresh, sizes=sizes, total_bytes=total)
+
+    def _begin_logs(self, capture: Capture, *, resumed: bool) -> None:
+        for disk in capture.disks:
+            table = self._bench.tables[disk.id]
+            if self._fresh:
+                table.void("", size_bytes=disk.size_bytes)
+            elif resumed:
+                # what the earlier process sent is in no log: the table would speak of what was before
+                table.void("a copy goes on that an earlier process began", size_bytes=disk.size_bytes)
+        fit_tables(self._bench, capture)
+        self._logs.begin()
+
+    def _slice(self, capture: Capture, encoder: Encoder, note: SeedNote) -> SeedNote:
+        """Read from the note's position on, until the slice is full; returns the position reached."""
+        end = self._bench.clock.monotonic() + self._slice_seconds
+        left = self._slice_bytes
+        tracks = tracks_of(self._bench, capture, self._logs)
+        index, offset = note.disk, note.offset
+        while index < len(tracks):
+            disk, track = capture.disks[index], tracks[index]
+            # the size the copy began with; what grew later is the increments' business
+            size = min(disk.size_bytes, note.sizes[disk.id])
+            allocated = disk.changed().align(SUB_BLOCK_BYTES, disk.size_bytes).clip(0, size)
+            reached, full = self._part(encoder, track, disk, allocated, (offset, size, left, end))
+            left -= allocated.clip(offset, reached).total_bytes
+            if full:
+                return self._at(note, index, reached)
+            index, offset = index + 1, 0
+        return self._at(note, index, 0)
+
+    def _part(
+        self,
+        encoder: Encoder,
+        track: DiskTrack,
+        disk: DiskCapture,
+        allocated: Extents,
+        bounds: tuple[int, int, int, float],
+    ) -> tuple[int, bool]:
+        """Read one disk from an offset; (how far it came, whether the slice is full)."""
+        offset, size, left, end = bounds
+        now, rest = allocated.clip(offset, size).take(max(left, READ_BYTES))
+        goal = int(rest.starts[0]) if len(rest) else size
+        position = offset
+        full = bool(len(rest))
+        for start, data in disk.read(now.pieces(READ_BYTES)):
+            self._holes(encoder, track, position, start)
+            encoder.feed(track, start, data)
+            position = start + len(data)
+            self._progress.done_bytes += len(data)
+            if self._bench.clock.monotonic() > end or not self._bench.shipper.has_room(ROOM_BYTES):
+                return position, True
+        self._holes(encoder, track, position, goal)
+        return goal, full
+
+    def _holes(self, encoder: Encoder, track: DiskTrack, start: int, end: int) -> None:
+        if not self._fresh and start < end:
+            encoder.zeros(track, start, end - start)
+
+    def _at(self, note: SeedNote, disk: int, offset: int) -> SeedNote:
+        return msgspec.structs.replace(note, disk=disk, offset=offset, done_bytes=self._progress.done_bytes)
+
+    def _wait_for_room(self) -> None:
+        """Between slices no capture is open: the host pays nothing while the link is cut."""
+        shipper = self._bench.shipper
+        if shipper.has_room(ROOM_BYTES) or not shipper.queued_bytes:
+            return
+        self._on_wait(True)
+        while not shipper.has_room(ROOM_BYTES) and shipper.queued_bytes and not self._cancel.is_set():
+            self._bench.clock.wait(self._cancel, 0.2)
+        self._on_wait(False)
+
+    # -- increments -----------------------------------------------------------------------------
+
+    def _close(self, shipment: Shipment, encoder: Encoder, note: SeedNote, started: float) -> Captured:
+        bench = self._bench
+        changed_all = 0
+        for round_number in range(1, INCREMENTS_MAX + 1):
+            self._wait_for_room()
+            name = self._name_checkpoint()
+            with bench.source.capture(
+                since=note.checkpoint, checkpoint=name, quiesce=Quiesce.NONE
+            ) as capture:
+                fit_tables(bench, capture)
+                tracks = tracks_of(bench, capture, self._logs)
+                changed = 0
+                for track, disk in zip(tracks, capture.disks, strict=True):
+                    changed += read_increment(encoder, track, disk, note.sizes.get(disk.id))
+            encoder.flush()
+            changed_all += changed
+            sizes: dict[str, int] = {disk.id: disk.size_bytes for disk in capture.disks}
+            if changed <= SMALL_BYTES or round_number == INCREMENTS_MAX:
+                break
+            older = note.checkpoint
+            note = msgspec.structs.replace(note, checkpoint=name, sizes=sizes)
+            shipment.set_note(msgspec.json.encode(note))
+            crash_point(AFTER_INCREMENT)
+            bench.source.forget(older)  # the note counts from the newer one, durably
+        crash_point(BEFORE_SEAL)
+        proposal = propose(
+            bench,
+            shipment,
+            capture.instant,
+            tracks,
+            checkpoint=name,
+            parent=None,
+            changed_bytes=self._progress.done_bytes + changed_all,
+        )
+        shipment.seal(proposal)
+        return Captured(
+            shipment=shipment,
+            proposal=proposal,
+            logs=self._logs,
+            sent_bytes=encoder.sent_bytes,
+            seconds=bench.clock.monotonic() - started,
+            note=capture.instant.note,
+        )
+
+
+def sizes_of(captured: Captured) -> dict[DiskId, int]:
+    """The disks' sizes at the captured instant."""
+    return {disk.id: disk.size_bytes for disk in captured.proposal.disks}

@@ -1,0 +1,169 @@
+"""What a replication loop knows about itself, kept under one lock and shown as the control API's structs."""
+
+from __future__ import annotations
+
+import threading
+from datetime import datetime
+
+from secondsite.base.clock import Clock
+from secondsite.base.errors import SecondsiteError
+from secondsite.gateway.messages import FirstCopy, Health, ProtectionState, ProtectionStatus
+from secondsite.gateway.seed import Progress
+from secondsite.model.events import EventSink, Severity
+from secondsite.model.ids import MachineId
+from secondsite.model.points import Consistency
+from secondsite.model.states import ItemEvent, ItemState, after
+from secondsite.transfer.protocols import CommittedPoint
+
+# A point later than three copy frequencies (and some seconds for a slow link) is told once.
+RPO_FACTOR = 3.0
+RPO_GRACE_SECONDS = 10.0
+
+
+class Board:
+    """The status of one machine. Thread-safe; every change of state goes through the table."""
+
+    def __init__(
+        self,
+        machine: MachineId,
+        name: str,
+        peer: str,
+        *,
+        frequency_seconds: float,
+        clock: Clock,
+        events: EventSink,
+    ) -> None:
+        self._lock = threading.Lock()
+        self._machine = machine
+        self._name = name
+        self._peer = peer
+        self._clock = clock
+        self._events = events
+        self.frequency_seconds = frequency_seconds
+        self.state = ItemState.ENABLING
+        self.progress: Progress | None = None
+        self.epoch = 0
+        self._health = Health.NORMAL
+        self._note = ""
+        self._code = ""
+        self._point: CommittedPoint | None = None
+        self._points = 0
+        self._cycle_seconds: float | None = None
+        self._changed = self._sent = 0
+        self._changed_all = self._sent_all = 0
+        self._rpo_missed = False
+
+    def move(self, event: ItemEvent) -> None:
+        """Apply an event of the state table. Raises IllegalTransition."""
+        with self._lock:
+            before, self.state = self.state, after(self.state, event)
+            now = self.state
+        if now is not before:
+            text = f"{self._name} is {now.value} now ({event.value})"
+            self._events.emit("item.state", Severity.INFORMATION, text, machine=self._machine)
+
+    def trouble(self, error: SecondsiteError, *, critical: bool = False) -> None:
+        """Show an error as the machine's health; an event when it is not the one shown already."""
+        happened, cause, action = error.sentences()
+        code = str(error.as_dict().get("code", ""))
+        self.warn(code, f"{happened} {cause} {action}", critical=critical)
+
+    def warn(self, code: str, text: str, *, critical: bool = False) -> None:
+        """Show a sentence as the machine's health; an event when it is not the one shown already."""
+        with self._lock:
+            first = code != self._code
+            self._code, self._note = code, text
+            self._health = Health.CRITICAL if critical else Health.WARNING
+        if first:
+            severity = Severity.CRITICAL if critical else Severity.WARNING
+            self._events.emit(code or "replicate.trouble", severity, text, machine=self._machine)
+
+    def well(self) -> None:
+        """Nothing is wrong (any more)."""
+        with self._lock:
+            before, self._code = self._code, ""
+            self._note, self._health = "", Health.NORMAL
+        if before:
+            text = f"replication of {self._name} goes on after {before}"
+            self._events.emit("replicate.recovered", Severity.INFORMATION, text, machine=self._machine)
+
+    def known(self, point: CommittedPoint | None, epoch: int) -> None:
+        """What the target says it has."""
+        with self._lock:
+            self._point, self.epoch = point, epoch
+
+    def captured(self, *, changed_bytes: int, sent_bytes: int, seconds: float) -> None:
+        """A cycle's figures, once it is sealed."""
+        with self._lock:
+            self._cycle_seconds = seconds
+            self._changed, self._sent = changed_bytes, sent_bytes
+            self._changed_all += changed_bytes
+            self._sent_all += sent_bytes
+
+    def committed(self, point: CommittedPoint) -> None:
+        """A point exists."""
+        with self._lock:
+            self._point = point
+            self._points += 1
+            missed, self._rpo_missed = self._rpo_missed, False
+        if missed:
+            text = f"{self._name} has a fresh point again: {point.number}"
+            self._events.emit("replicate.rpo-met", Severity.INFORMATION, text, machine=self._machine)
+
+    def watch_rpo(self) -> None:
+        """Tell, once, that the newest point is older than it should be."""
+        age = self.rpo_seconds()
+        limit = RPO_FACTOR * self.frequency_seconds + RPO_GRACE_SECONDS
+        if age is None or age <= limit or self._rpo_missed:
+            return
+        self._rpo_missed = True
+        text = f"the newest point of {self._name} is {age:.0f} s old, more than {limit:.0f} s"
+        self._events.emit("replicate.rpo-missed", Severity.WARNING, text, machine=self._machine)
+
+    def rpo_seconds(self) -> float | None:
+        """Age of the newest committed instant; None: no point is known. Source and label share a clock."""
+        with self._lock:
+            point = self._point
+        if point is None:
+            return None
+        return max(0.0, (self._clock.utc() - datetime.fromisoformat(point.given_at)).total_seconds())
+
+    def show(self, *, spool_bytes: int) -> ProtectionStatus:
+        """As the control API says it."""
+        rpo = self.rpo_seconds()
+        with self._lock:
+            point = self._point
+            consistency: Consistency | None = point.consistency if point else None
+            return ProtectionStatus(
+                machine=self._machine,
+                name=self._name,
+                peer=self._peer,
+                state=ProtectionState(self.state.value),
+                health=self._health,
+                copy_frequency_seconds=self.frequency_seconds,
+                epoch=self.epoch,
+                first_copy=_first_copy(self.progress),
+                points=self._points,
+                last_point=point.number if point else None,
+                last_point_at=point.given_at if point else None,
+                rpo_seconds=rpo,
+                cycle_seconds=self._cycle_seconds,
+                changed_bytes=self._changed,
+                sent_bytes=self._sent,
+                total_changed_bytes=self._changed_all,
+                total_sent_bytes=self._sent_all,
+                spool_bytes=spool_bytes,
+                last_consistency=consistency,
+                note=self._note,
+            )
+
+
+def _first_copy(progress: Progress | None) -> FirstCopy | None:
+    if progress is None:
+        return None
+    return FirstCopy(
+        done_bytes=progress.done_bytes,
+        total_bytes=progress.total_bytes,
+        bytes_per_second=progress.bytes_per_second,
+        seconds_left=progress.seconds_left,
+    )
