@@ -84,6 +84,7 @@ class Gateways:
                 "cert": str(home / "tls" / f"{self.name(site)}.crt"),
                 "key": str(home / "tls" / f"{self.name(site)}.key"),
                 "ca": str(home / "tls" / "authority.crt"),
+                "revoked": str(home / "tls" / "revoked.pem"),
             },
             "fabric": {
                 "kind": "libvirt",
