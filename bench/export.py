@@ -4,7 +4,7 @@ The point stands on a base of 4 GiB (half holes, a quarter files, a quarter rand
 cycles that together rewrote about 10 % of it: half in single 4 KiB blocks at random places, half in runs of
 64 KiB; half of both random, half text. It is served by the process the gateway starts for an export. The
 reader is `qemu-img bench`, the block layer a recovered machine reads with, at depth 16 on one connection;
-its step is the golden ratio of the disk, which visits places all over it once each. qemu-nbd on the base
+its step is the golden section of the disk, which visits places all over it once each. qemu-nbd on the base
 alone, read in the same way, is the peer: it has no journal to look into.
 """
 
@@ -100,7 +100,8 @@ def serving(made: journals.Made, work: Path) -> Iterator[tuple[Path, int]]:
 
 def random_reads(address: str, size_bytes: int) -> float:
     """Reads a second."""
-    step = int(size_bytes * 0.6180339887) // 4096 * 4096 | 4096
+    step = int(size_bytes * 0.3819660113) // 8192 * 8192 + 4096  # odd in blocks; qemu-img takes 31 bits
+    assert step < 1 << 31
     return RANDOM_READS / _bench(address, RANDOM_READS, 4096, step)
 
 
