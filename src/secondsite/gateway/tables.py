@@ -1,0 +1,205 @@
+"""Digest tables: what each 4 KiB of a replica holds, so that a fingerprint follows from changes alone.
+
+A table is a cache on the cache volume: one sparse file a disk, mapped into memory. Everything in it can be
+had again from the store, so it is never synced while in use. What makes it trustworthy is its stamp: the
+point it holds, the data key its digests were made with, and the boot it was written in. A kill leaves
+the pages in the kernel; a power cut changes the boot, and a table of another boot that was not closed
+cleanly is void.
+
+Header (4,096 bytes), little-endian, then 16 bytes (two lanes) a sub-block
+ 0   8  magic "2SITEDIG"         44  16  boot id, zero when closed cleanly
+ 8   4  version                  60   8  number of the point it holds
+12   8  disk size in bytes       68   8  number of the point being folded in, 0: none
+20  16  data key id              76  16  the sum of all digests, two lanes
+36   8  zero                     92   8  xxh3_64 of bytes 0..91
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+import struct
+import uuid
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import xxhash
+from numpy.typing import NDArray
+
+from secondsite.base.units import SUB_BLOCK_BYTES
+from secondsite.journal.digests import Digests, update_lanes
+from secondsite.model.ids import KeyId
+
+HEADER = struct.Struct("<8sIQ16s8x16sQQQQ")
+HEADER_BYTES = 4096
+MAGIC = b"2SITEDIG"
+VERSION = 1
+_CLEAN = bytes(16)
+
+
+def boot_id() -> bytes:
+    """16 bytes that change with every start of the kernel."""
+    return uuid.UUID(Path("/proc/sys/kernel/random/boot_id").read_text().strip()).bytes
+
+
+@dataclass(frozen=True)
+class Stamp:
+    """What a table holds."""
+
+    size_bytes: int
+    key: KeyId
+    number: int = 0  # of the point; 0: an empty disk
+    folding: int = 0  # the point whose changes are being written into the table, or 0
+    lanes: tuple[int, int] = (0, 0)
+
+
+def sub_blocks(size_bytes: int) -> int:
+    """How many sub-blocks a disk has."""
+    return -(-size_bytes // SUB_BLOCK_BYTES)
+
+
+class DigestTable:
+    """One disk's table. Not thread-safe: the machine's lock is held around every use."""
+
+    def __init__(self, path: Path, stamp: Stamp, fd: int) -> None:
+        self._path = path
+        self._stamp = stamp
+        self._fd = fd
+        self._map: mmap.mmap | None = None
+        self._rows: Digests = np.empty((0, 2), dtype=np.uint64)
+        self._boot = boot_id()
+        self._map_file()
+
+    @classmethod
+    def create(cls, path: Path, stamp: Stamp) -> DigestTable:
+        """A table of zeros at `path`, replacing what was there."""
+        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        path.unlink(missing_ok=True)
+        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        table = cls(path, stamp, fd)
+        table.set_stamp(stamp)
+        return table
+
+    @classmethod
+    def open(cls, path: Path) -> DigestTable | None:
+        """The table at `path`; None when there is none that can be trusted."""
+        try:
+            fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+        except FileNotFoundError:
+            return None
+        data = os.pread(fd, HEADER.size + 8, 0)
+        stamp = _decode(data)
+        if stamp is None or os.fstat(fd).st_size != HEADER_BYTES + 16 * sub_blocks(stamp.size_bytes):
+            os.close(fd)
+            return None
+        table = cls(path, stamp, fd)
+        table.set_stamp(stamp)  # of this boot from now on
+        return table
+
+    @property
+    def stamp(self) -> Stamp:
+        """What it holds now."""
+        return self._stamp
+
+    @property
+    def path(self) -> Path:
+        """Where it lies."""
+        return self._path
+
+    def set_stamp(self, stamp: Stamp) -> None:
+        """Say what it holds, for whoever opens it after a kill."""
+        assert stamp.size_bytes == self._stamp.size_bytes, "resize first"
+        self._stamp = stamp
+        self._write_header(self._boot)
+
+    def look_up(self, where: NDArray[np.int64]) -> Digests:
+        """Digests of sub-blocks by number."""
+        return self._rows[where]
+
+    def write(self, where: NDArray[np.int64], digests: Digests) -> tuple[int, int]:
+        """Replace digests of distinct sub-blocks; returns the sum afterwards. The stamp stays as it is."""
+        lanes = update_lanes(self._stamp.lanes, self._rows[where], digests)
+        self._rows[where] = digests
+        return lanes
+
+    def resize(self, size_bytes: int) -> bool:
+        """Follow the disk's size, new sub-blocks being zero; False when the table cannot know the result.
+
+        A sub-block cut short by the disk's end is digested as it is, so its digest says nothing about the
+        whole one: such sizes void the table.
+        """
+        old = self._stamp.size_bytes
+        if size_bytes == old:
+            return True
+        if size_bytes % SUB_BLOCK_BYTES or old % SUB_BLOCK_BYTES:
+            return False
+        lanes = self._stamp.lanes
+        if size_bytes < old:
+            nothing = np.zeros((1, 2), dtype=np.uint64)
+            lanes = update_lanes(lanes, self._rows[sub_blocks(size_bytes) :], nothing)
+        self._unmap()
+        self._stamp = replace(self._stamp, size_bytes=size_bytes, lanes=lanes)
+        self._map_file()
+        self._write_header(self._boot)
+        return True
+
+    def close(self) -> None:
+        """Sync it, mark it clean."""
+        if self._map is None:
+            return
+        self._map.flush()
+        self._write_header(_CLEAN)
+        self._map.flush(0, HEADER_BYTES)
+        self._unmap()
+        os.close(self._fd)
+
+    def drop(self) -> None:
+        """It cannot be trusted: remove it."""
+        if self._map is not None:
+            self._unmap()
+            os.close(self._fd)
+        self._path.unlink(missing_ok=True)
+
+    def move(self, path: Path) -> None:
+        """Take the place of another table's file."""
+        self._path.rename(path)
+        self._path = path
+
+    def _map_file(self) -> None:
+        count = sub_blocks(self._stamp.size_bytes)
+        os.ftruncate(self._fd, HEADER_BYTES + 16 * count)
+        self._map = mmap.mmap(self._fd, HEADER_BYTES + 16 * count)
+        rows = np.frombuffer(self._map, dtype="<u8", count=2 * count, offset=HEADER_BYTES)
+        self._rows = rows.reshape(count, 2)
+
+    def _unmap(self) -> None:
+        self._rows = np.empty((0, 2), dtype=np.uint64)  # numpy holds the map's buffer until then
+        if self._map is not None:
+            self._map.close()
+            self._map = None
+
+    def _write_header(self, boot: bytes) -> None:
+        assert self._map is not None
+        stamp = self._stamp
+        data = HEADER.pack(
+            MAGIC,
+            VERSION,
+            stamp.size_bytes,
+            bytes.fromhex(stamp.key),
+            boot,
+            stamp.number,
+            stamp.folding,
+            *stamp.lanes,
+        )
+        # a kill in the middle of this copy leaves a header whose checksum does not fit: void
+        self._map[: len(data) + 8] = data + xxhash.xxh3_64_digest(data)
+
+
+def _decode(data: bytes) -> Stamp | None:
+    if len(data) != HEADER.size + 8 or xxhash.xxh3_64_digest(data[:-8]) != data[-8:]:
+        return None
+    magic, version, size_bytes, key, boot, number, folding, low, high = HEADER.unpack(data[:-8])
+    if magic != MAGIC or version != VERSION or boot not in {_CLEAN, boot_id()}:
+        return None
+    return Stamp(size_bytes, KeyId(key.hex()), number, folding, (low, high))
