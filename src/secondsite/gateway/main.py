@@ -1,0 +1,301 @@
+"""The gateway's process: everything a site's gateway does, put together from one configuration.
+
+What a gateway does follows from what its configuration names: a store and an address to listen on make it a
+target, a fabric and peers make it a source, both make it both.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import random
+import signal
+import sys
+import threading
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+from secondsite.base.clock import Clock, SystemClock
+from secondsite.base.errors import InvalidInput
+from secondsite.base.units import MIB
+from secondsite.fabrics.base import Fabric
+from secondsite.gateway.config import FabricSettings, GatewayConfig, load_config
+from secondsite.gateway.control import ControlServices
+from secondsite.gateway.controlserver import serve_control
+from secondsite.gateway.events import EventLog
+from secondsite.gateway.exports import Exports, qemu_access
+from secondsite.gateway.fingerprints import Fingerprints
+from secondsite.gateway.pins import Pins
+from secondsite.gateway.receive import GatewayReceiver, PeerRule
+from secondsite.gateway.recover import Recovery
+from secondsite.gateway.recoverykey import RecoveryKeyGuard
+from secondsite.gateway.runtime import Protections, Route
+from secondsite.gateway.views import BaseMoved, load_key
+from secondsite.journal.bases import BaseImage, RawBase
+from secondsite.journal.chain import Journal
+from secondsite.journal.store import ObjectStore
+from secondsite.journal.stores import open_store
+from secondsite.journal.view import BaseOf
+from secondsite.model.events import EventSink
+from secondsite.model.ids import DiskId, machine_id
+from secondsite.transfer.bandwidth import TokenBucket
+from secondsite.transfer.ingest import IngestServer
+from secondsite.transfer.link import HttpsLink
+from secondsite.transfer.sender import LinkShipper
+from secondsite.transfer.spool import Spool
+
+log = logging.getLogger(__name__)
+
+# Segments waiting in memory for the link; with encoders and Python itself below 200 MiB.
+SHIP_MEMORY_BYTES = 48 * MIB
+
+
+class Gateway:
+    """Every part of one gateway, started in order and stopped in the reverse."""
+
+    def __init__(
+        self, config: GatewayConfig, *, fabric: Fabric | None = None, clock: Clock | None = None
+    ) -> None:
+        """fabric: instead of the configured one (tests)."""
+        self._config = config
+        self.clock = clock or SystemClock()
+        self.events = EventLog(self.clock)
+        self._fabric = fabric
+        self._vault = load_key(config.vault_key)
+        self._stop = contextlib.ExitStack()
+        self.protections: Protections | None = None
+        self.address: tuple[str, int] | None = None
+
+    def start(self) -> None:
+        """Everything up, the control socket last. What was started is stopped again when a part fails."""
+        config = self._config
+        config.state_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
+        config.cache_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
+        try:
+            fabric = self._open_fabric()
+            store = open_store(config.store) if config.store else None
+            recovery = None
+            if store is not None:
+                self._stop.callback(store.close)
+                recovery = self._open_recovery(store, fabric)
+                self._open_target(store)
+            if fabric is not None and config.peers:
+                self.protections = self._open_source(fabric)
+            services = ControlServices(
+                name=config.name,
+                site=config.site,
+                clock=self.clock,
+                events=self.events,
+                fabric=fabric,
+                protections=self.protections,
+                recovery_key=RecoveryKeyGuard(
+                    self._vault,
+                    own_file=config.vault_key,
+                    store_root=_root_of(config.store),
+                    clock=self.clock,
+                ),
+                recovery=recovery,
+            )
+            server = serve_control(services, config.control_socket)
+            self._stop.callback(server.stop)
+        except BaseException:
+            self.stop()
+            raise
+
+    def stop(self) -> None:
+        """Everything down; machines, exports and test failovers go on without us."""
+        self._stop.close()
+
+    def _open_fabric(self) -> Fabric | None:
+        settings = self._config.fabric
+        if self._fabric is None and settings is not None:
+            self._fabric = open_libvirt(settings, self._config.state_dir, self.clock, self.events)
+        if self._fabric is not None:
+            self._stop.callback(self._fabric.close)
+        return self._fabric
+
+    def _open_recovery(self, store: ObjectStore, fabric: Fabric | None) -> Recovery:
+        config = self._config
+        exports = Exports(
+            directory=config.state_dir / "exports",
+            store_url=store.url,
+            key_file=config.vault_key,
+            pins=Pins(store),
+            access=qemu_access(),
+            clock=self.clock,
+            events=self.events,
+        )
+        socket_dir = config.fabric.socket_dir if config.fabric else config.state_dir / "sockets"
+        recovery = Recovery(
+            store=store,
+            vault=self._vault,
+            exports=exports,
+            state_dir=config.state_dir,
+            socket_dir=socket_dir,
+            fabric=fabric,
+            mapping=config.mapping.mapping(),
+            clock=self.clock,
+            events=self.events,
+        )
+        recovery.resume()
+        self._stop.callback(recovery.close)
+        return recovery
+
+    def _open_target(self, store: ObjectStore) -> None:
+        config = self._config
+        if config.listen is None:
+            return
+        fingerprints = Fingerprints(
+            config.cache_dir / "fingerprints",
+            vault=self._vault,
+            bases_of=_bases_of,
+            clock=self.clock,
+            events=self.events,
+        )
+        self._stop.callback(fingerprints.close)
+        receiver = GatewayReceiver(
+            store,
+            peers=_peer_rules(config),
+            clock=self.clock,
+            events=self.events,
+            fingerprints=fingerprints.of,
+            on_commit=fingerprints.committed,
+        )
+        server = IngestServer(
+            receiver,
+            config.tls.files(),
+            (config.listen.host, config.listen.port),
+            name=config.name,
+            clock=self.clock,
+            events=self.events,
+        )
+        try:
+            self.address = server.start()
+        except OSError as error:
+            where = f"{config.listen.host}:{config.listen.port}"
+            raise InvalidInput(what=f"the address {where}", why=str(error)) from error
+        self._stop.callback(server.close)
+
+    def _open_source(self, fabric: Fabric) -> Protections:
+        config = self._config
+        bandwidth = TokenBucket(config.bandwidth_bytes_per_second, self.clock)
+        routes = {peer: self._route(peer, url, bandwidth) for peer, url in config.peers.items()}
+        protections = Protections(
+            name=config.name,
+            fabric=fabric,
+            routes=routes,
+            vault=self._vault,
+            state_dir=config.state_dir,
+            cache_dir=config.cache_dir,
+            clock=self.clock,
+            events=self.events,
+        )
+        self._stop.callback(protections.close)
+        protections.start()
+        return protections
+
+    def _route(self, peer: str, url: str, bandwidth: TokenBucket) -> Route:
+        config = self._config
+        link = HttpsLink(
+            url,
+            peer,
+            config.tls.files(),
+            clock=self.clock,
+            connections=config.connections + 1,  # one is for questions and commits
+            bandwidth=bandwidth,
+        )
+        self._stop.callback(link.close)
+        spool = Spool(
+            config.cache_dir / "spool" / peer,
+            limit_bytes=config.cache_limit_bytes // len(config.peers),
+            identity=config.state_dir / f"spool-{peer}.id",
+            events=self.events,
+        )
+        shipper = LinkShipper(
+            link,
+            spool,
+            clock=self.clock,
+            chance=random.Random(),  # noqa: S311 - spreads retries, guards nothing
+            events=self.events,
+            connections=config.connections,
+            memory_bytes_max=SHIP_MEMORY_BYTES,
+        )
+        self._stop.callback(shipper.close)
+        return Route(link, shipper)
+
+
+def open_libvirt(settings: FabricSettings, state_dir: Path, clock: Clock, events: EventSink) -> Fabric:
+    """The libvirt host with its guard running beside us."""
+    from secondsite.fabrics.libvirt.fabric import LibvirtFabric  # noqa: PLC0415 - loads libvirt's library
+    from secondsite.fabrics.libvirt.guard_client import GuardClient, GuardSettings  # noqa: PLC0415
+
+    guard = GuardClient(
+        GuardSettings(
+            uri=settings.uri,
+            socket=settings.guard_socket or settings.socket_dir / "guard.sock",
+            scratch_dir=settings.scratch_dir,
+            socket_dir=settings.socket_dir,
+            event_log=state_dir / "guard-events.jsonl",
+        ),
+        clock,
+    )
+    guard.ensure()
+    return LibvirtFabric(
+        settings.uri,
+        scratch_dir=settings.scratch_dir,
+        socket_dir=settings.socket_dir,
+        guard=guard,
+        clock=clock,
+        events=events,
+    )
+
+
+def _bases_of(journal: Journal) -> BaseOf:
+    """Opens a machine's bases, read-only, where the store says they are."""
+    state = journal.state()
+
+    def base_of(disk: DiskId) -> BaseImage | None:
+        base = state.base(disk)
+        if base is None:
+            return None
+        path = Path(base.locator)
+        if not path.exists():
+            raise BaseMoved(disk=disk, locator=path)
+        return RawBase(path, read_only=True)
+
+    return base_of
+
+
+def _peer_rules(config: GatewayConfig) -> dict[str, PeerRule]:
+    rules = {}
+    for peer in {*config.peers, *config.peer_machines}:
+        listed = config.peer_machines.get(peer)
+        rules[peer] = PeerRule(None if listed is None else frozenset(machine_id(text) for text in listed))
+    return rules
+
+
+def _root_of(store: str | None) -> Path | None:
+    """The directory of a local store."""
+    if store is None:
+        return None
+    return Path(store if store.startswith("/") else unquote(urlsplit(store).path))
+
+
+def serve(gateway: Gateway) -> int:
+    """Run until SIGTERM or SIGINT."""
+    ended = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: ended.set())
+    gateway.start()
+    log.info("gateway runs")
+    ended.wait()
+    gateway.stop()
+    return 0
+
+
+def run(config: Path) -> int:
+    """``secondsite gateway``: read the configuration and serve. Raises InvalidInput for a wrong one."""
+    logging.basicConfig(
+        stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s"
+    )
+    return serve(Gateway(load_config(config)))
