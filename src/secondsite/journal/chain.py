@@ -1,0 +1,445 @@
+"""A machine's journal: points and epoch claims in one numbered chain.
+
+The rules, which every reader and writer of the chain follows:
+
+* Records are numbered without gaps and created once; each holds the hash of the one before.
+* A claim raises the epoch by one. A point counts when its epoch is the one in force at its number: it
+  follows its own epoch's claim and precedes the next. A point that does not count is as if it were not there.
+* A point is committed by creating its record, after all its segments are durable: that is the commit point.
+* The chain is checked from the floor's record on, whose hash the machine's state holds; below are leftovers.
+"""
+
+from __future__ import annotations
+
+import secrets
+import threading
+from bisect import bisect_right
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+
+import msgspec
+
+from secondsite.base.clock import Clock
+from secondsite.base.crash import crash_point, mark
+from secondsite.journal.chain_errors import (
+    ChainBroken,
+    EpochSuperseded,
+    HeadMoved,
+    ParentMismatch,
+    PointUnknown,
+    ProposalInvalid,
+    SegmentsMissing,
+)
+from secondsite.journal.manifest import RECORD_BYTES_MAX, decode_record, encode_record, record_hash
+from secondsite.journal.names import MACHINES, log_name, log_prefix, machine_prefix, segment_name
+from secondsite.journal.state import Pin, State, StateRecord
+from secondsite.journal.store import ObjectExists, ObjectMissing, ObjectStore
+from secondsite.model.ids import DiskId, MachineId, machine_id
+from secondsite.model.points import ZERO_HASH, Claim, Point, PointProposal, Record, SegmentRef
+
+BEFORE_MANIFEST = mark("commit.before-manifest")
+AFTER_MANIFEST = mark("commit.after-manifest")
+AFTER_CLAIM = mark("claim.after-record")
+
+# Another writer can be faster only by adding records, each of which costs it a sync; claims end the loop.
+COMMIT_ATTEMPTS_MAX = 64
+
+
+@dataclass(frozen=True)
+class Head:
+    """Where a chain ends."""
+
+    number: int  # of the newest record; 0: there is none
+    epoch: int  # in force; 0: never claimed
+    hash: str  # of the newest record; 64 zeros when there is none
+    point: Point | None  # the newest point that counts
+    claim: Claim | None = None  # the claim in force, where it is still kept
+
+
+# What the committing side knows of the disks' content: the proposal and the head it follows -> fingerprints.
+FingerprintsOf = Callable[[PointProposal, Head], Mapping[DiskId, str | None]]
+
+
+class Journal:
+    """One machine's chain and state in a store. Thread-safe; several processes may hold one each."""
+
+    def __init__(self, store: ObjectStore, machine: MachineId) -> None:
+        self._store = store
+        self._machine = machine_id(machine)
+        self._lock = threading.RLock()
+        self._state = StateRecord(store, self._machine)
+        self._chain = _Chain(self._machine)
+
+    @property
+    def store(self) -> ObjectStore:
+        """Where it lives."""
+        return self._store
+
+    @property
+    def machine(self) -> MachineId:
+        """Whose journal it is."""
+        return self._machine
+
+    def records(self) -> list[Record]:
+        """Every record from the floor on, also those that do not count. Raises ChainBroken."""
+        with self._lock:
+            self._refresh()
+            return list(self._chain.records)
+
+    def points(self) -> list[Point]:
+        """The points that count, oldest first. Raises ChainBroken."""
+        with self._lock:
+            self._refresh()
+            return list(self._chain.points)
+
+    def points_after(self, number: int) -> list[Point]:
+        """The points that count and are younger than `number`, oldest first. Raises ChainBroken."""
+        with self._lock:
+            self._refresh()
+            return self._chain.points[bisect_right(self._chain.points, number, key=_number) :]
+
+    def point(self, number: int) -> Point:
+        """One of `points`. Raises PointUnknown, ChainBroken."""
+        with self._lock:
+            self._refresh()
+            point = self._chain.numbered.get(number)
+            if point is None:
+                raise PointUnknown(machine=self._machine, number=number)
+            return point
+
+    def head(self) -> Head:
+        """Where the chain ends now. Raises ChainBroken."""
+        with self._lock:
+            self._refresh()
+            return self._chain.head()
+
+    def claim(
+        self,
+        *,
+        name: str,
+        claimant: str,
+        reason: str,
+        clock: Clock,
+        expected: Head,
+        nonce: str | None = None,
+    ) -> Claim:
+        """Raise the epoch: from now on only points of the returned claim's epoch are committed.
+
+        name: the machine's name, for people.
+        expected: the head the decision was made on; another writer's record since then refuses the claim.
+        nonce: 32 hexadecimal digits; a claim repeated with its nonce returns the first one.
+
+        Raises:
+            HeadMoved: the journal is not at `expected` any more.
+        """
+        with self._lock:
+            self._refresh()
+            nonce = nonce or secrets.token_hex(16)
+            earlier = self._chain.nonces.get(nonce)
+            if isinstance(earlier, Claim):
+                return earlier
+            head = self._chain.head()
+            if (head.number, head.hash) != (expected.number, expected.hash):
+                raise HeadMoved(machine=self._machine, expected=expected.number, number=head.number)
+            claim = Claim(
+                machine=self._machine,
+                machine_name=name,
+                number=head.number + 1,
+                previous_hash=head.hash,
+                epoch=head.epoch + 1,
+                claimant=claimant,
+                reason=reason,
+                nonce=nonce,
+                claimed_at=_now(clock),
+            )
+            if not self._append(claim):
+                raise HeadMoved(machine=self._machine, expected=head.number, number=self.head().number)
+            crash_point(AFTER_CLAIM)
+            return claim
+
+    def commit(
+        self, proposal: PointProposal, *, clock: Clock, fingerprints: FingerprintsOf | None = None
+    ) -> Point:
+        """Make a recovery point of `proposal`, once, however often it is asked for (by its nonce).
+
+        fingerprints: what the disks hold with this point; without it they stay as proposed.
+
+        Raises:
+            EpochSuperseded: another writer claimed the machine.
+            ParentMismatch: the changes are not counted from the newest point.
+            SegmentsMissing: send them and repeat.
+            ProposalInvalid: the proposal contradicts itself or the journal.
+        """
+        with self._lock:
+            for _ in range(COMMIT_ATTEMPTS_MAX):
+                self._refresh()
+                earlier = self._chain.nonces.get(proposal.nonce)
+                if earlier is not None:
+                    return self._committed_earlier(proposal, earlier)
+                head = self._chain.head()
+                self._check(proposal, head)
+                self._check_segments(proposal)
+                known = fingerprints(proposal, head) if fingerprints else {}
+                point = _point(proposal, head, known, _now(clock))
+                crash_point(BEFORE_MANIFEST)
+                if self._append(point):
+                    crash_point(AFTER_MANIFEST)
+                    return point
+            raise HeadMoved(machine=self._machine, expected=head.number, number=self.head().number)
+
+    def _committed_earlier(self, proposal: PointProposal, earlier: Record) -> Point:
+        if not isinstance(earlier, Point) or earlier.checkpoint != proposal.checkpoint:
+            raise ProposalInvalid(machine=self._machine, why="its nonce belongs to another record")
+        if self._chain.numbered.get(earlier.number) != earlier:
+            raise ProposalInvalid(machine=self._machine, why=f"record {earlier.number} holds it and is void")
+        return earlier
+
+    def _check(self, proposal: PointProposal, head: Head) -> None:
+        """Everything about a proposal that can be judged without looking at the store."""
+
+        def require(condition: bool, why: str) -> None:
+            if not condition:
+                raise ProposalInvalid(machine=self._machine, why=why)
+
+        require(proposal.machine == self._machine, f"it is of machine {proposal.machine}")
+        if proposal.epoch != head.epoch or head.epoch == 0:
+            claim = head.claim
+            told = f"{claim.claimant}, {claim.reason}, {claim.claimed_at}" if claim else "nobody yet"
+            raise EpochSuperseded(machine=self._machine, epoch=proposal.epoch, current=head.epoch, claim=told)
+        newest = head.point.checkpoint if head.point else None
+        if proposal.parent_checkpoint is not None and proposal.parent_checkpoint != newest:
+            raise ParentMismatch(machine=self._machine, parent=proposal.parent_checkpoint, newest=newest)
+        require(proposal.checkpoint != newest, f"checkpoint {newest} is the newest point's already")
+        disks = {disk.id for disk in proposal.disks}
+        require(bool(disks) and len(disks) == len(proposal.disks), "it lists no disk, or one twice")
+        named = {(s.disk, s.id) for s in proposal.segments}
+        require(len(named) == len(proposal.segments), "it names a segment twice")
+        for segment in proposal.segments:
+            require(segment.disk in disks, f"segment {segment.id} is of disk {segment.disk}, which it lacks")
+            # segments of a dead epoch are garbage and may go at any moment
+            require(segment.epoch == proposal.epoch, f"segment {segment.id} is of epoch {segment.epoch}")
+            # promotion of the point that named it first would take it away from this one
+            require((segment.disk, segment.id) not in self._chain.segments, f"it reuses segment {segment.id}")
+
+    def _check_segments(self, proposal: PointProposal) -> None:
+        missing = []
+        for segment in proposal.segments:
+            name = self.segment_name(segment)
+            try:
+                if self._store.size(name) != segment.stored_bytes:
+                    missing.append(name)
+            except ObjectMissing:
+                missing.append(name)
+        if missing:
+            raise SegmentsMissing(machine=self._machine, names=missing)
+
+    def segment_name(self, segment: SegmentRef) -> str:
+        """Where a segment lies in the store."""
+        return segment_name(self._machine, segment.epoch, segment.disk, segment.id)
+
+    def _append(self, record: Record) -> bool:
+        """Create the next record; False when another writer took the number."""
+        data = encode_record(record)
+        name = log_name(self._machine, record.number)
+        try:
+            self._store.put(name, data)
+        except ObjectExists:
+            return False
+        # Had we stalled until our number was promoted and deleted, what we wrote would be in no chain.
+        if self._state.read().floor >= record.number:
+            self._store.delete(name)
+            return False
+        self._chain.add(data, self._state.read())
+        return True
+
+    # -- state ----------------------------------------------------------------------------------
+
+    def state(self) -> State:
+        """Floor, pins and bases as of now."""
+        with self._lock:
+            return self._state.read()
+
+    def update_state(self, change: Callable[[State], State]) -> State:
+        """Compare-and-set: apply `change` (pure, may be called again) to the newest state and store it."""
+        with self._lock:
+            return self._state.update(change)
+
+    def pin(self, number: int, holder: str, reason: str, until: str | None = None) -> Pin:
+        """Keep point `number` readable until `unpin` or the time `until` (RFC 3339 UTC).
+
+        A holder has one pin: pinning again moves it. Pin before opening a view, and open the view after:
+        promotion then keeps every segment the view may read.
+
+        Raises:
+            PointUnknown: there is no such point (any more).
+        """
+        with self._lock:
+            self.point(number)
+
+            def change(state: State) -> State:
+                if number < state.floor:
+                    raise PointUnknown(machine=self._machine, number=number)
+                pin = Pin(
+                    number=number, holder=holder, reason=reason, until=until, base_number=state.promoted
+                )
+                mine = next((p for p in state.pins if p.holder == holder), None)
+                if mine is not None and mine.number == number:
+                    # the same pin again, perhaps by a restarted holder: older readers may still be there
+                    pin = msgspec.structs.replace(pin, base_number=mine.base_number)
+                others = tuple(p for p in state.pins if p.holder != holder)
+                return msgspec.structs.replace(state, pins=(*others, pin))
+
+            state = self._state.update(change)
+            return next(p for p in state.pins if p.holder == holder)
+
+    def unpin(self, holder: str) -> None:
+        """Take the holder's pin away; none is fine. Close its views before."""
+
+        def change(state: State) -> State:
+            return msgspec.structs.replace(state, pins=tuple(p for p in state.pins if p.holder != holder))
+
+        with self._lock:
+            self._state.update(change)
+
+    # -- reading the chain ----------------------------------------------------------------------
+
+    def _refresh(self) -> None:
+        """Bring the cached chain up to date: a listing of the state, one probe, and what is new."""
+        state = self._state.read()
+        if self._chain.number < state.floor or not self._chain.number:
+            self._chain = _Chain(self._machine)
+            self._load(state)
+            return
+        self._chain.drop_below(state.floor)
+        while True:
+            try:
+                data = self._get(self._chain.number + 1)
+            except ObjectMissing:
+                return
+            self._chain.add(data, state)
+
+    def _load(self, state: State) -> None:
+        first = max(state.floor, 1)
+        for name in self._store.list(log_prefix(self._machine), after=log_name(self._machine, first - 1)):
+            number = max(self._chain.number + 1, first)
+            if name != log_name(self._machine, number):
+                raise ChainBroken(machine=self._machine, number=number, why=f"{name} is there instead")
+            try:
+                data = self._get(number)
+            except ObjectMissing:
+                # promoted away between the two calls: begin again at the new floor
+                newer = self._state.read()
+                if newer.floor <= number:
+                    raise
+                self._chain = _Chain(self._machine)
+                self._load(newer)
+                return
+            self._chain.add(data, state)
+        if state.floor and not self._chain.number:
+            raise ChainBroken(machine=self._machine, number=state.floor, why="the floor's record is missing")
+
+    def _get(self, number: int) -> bytes:
+        return self._store.get(log_name(self._machine, number), size_bytes_max=RECORD_BYTES_MAX)
+
+
+class _Chain:
+    """Decoded records from the floor on, with what is asked of them; grows by `add`, shrinks from below."""
+
+    def __init__(self, machine: MachineId) -> None:
+        self._machine = machine
+        self.number = 0  # of the newest record
+        self.hash = ZERO_HASH
+        self.epoch = 0
+        self.claim: Claim | None = None
+        self.records: list[Record] = []
+        self.points: list[Point] = []
+        self.numbered: dict[int, Point] = {}
+        self.nonces: dict[str, Record] = {}
+        self.segments: set[tuple[DiskId, str]] = set()
+
+    def head(self) -> Head:
+        return Head(self.number, self.epoch, self.hash, self.points[-1] if self.points else None, self.claim)
+
+    def add(self, data: bytes, state: State) -> None:
+        """Check the next record against the chain and take it in. Raises ChainBroken."""
+        record = decode_record(data)
+        found = record_hash(data)
+        begins = not self.number
+        number = max(state.floor, 1) if begins else self.number + 1
+        if record.machine != self._machine or record.number != number:
+            raise self._broken(number, f"it is record {record.number} of machine {record.machine}")
+        if begins and state.floor:
+            if found != state.floor_hash or not isinstance(record, Point):
+                raise self._broken(number, "it is not the record the floor was set to")
+            self.epoch = record.epoch  # the floor was a point that counted
+        elif record.previous_hash != self.hash:
+            raise self._broken(number, "the hash of the record before does not match")
+        self.number, self.hash = number, found
+        self.records.append(record)
+        self.nonces[record.nonce] = record
+        if isinstance(record, Claim):
+            if record.epoch == self.epoch + 1:  # any other could only be written by a faulty program
+                self.epoch, self.claim = record.epoch, record
+        elif record.epoch == self.epoch > 0:
+            self._count(record)
+
+    def _count(self, point: Point) -> None:
+        if self.points and self.points[-1].definition == point.definition:
+            # one copy in memory of what rarely changes
+            point = msgspec.structs.replace(point, definition=self.points[-1].definition)
+            self.records[-1] = self.nonces[point.nonce] = point
+        self.points.append(point)
+        self.numbered[point.number] = point
+        self.segments.update((s.disk, s.id) for s in point.segments)
+
+    def drop_below(self, floor: int) -> None:
+        """Forget records below the floor."""
+        if not self.records or self.records[0].number >= floor:
+            return
+        gone = [r for r in self.records if r.number < floor]
+        self.records = self.records[len(gone) :]
+        for record in gone:
+            del self.nonces[record.nonce]
+            if self.numbered.pop(record.number, None) is not None:
+                assert isinstance(record, Point)
+                self.segments.difference_update((s.disk, s.id) for s in record.segments)
+        self.points = [p for p in self.points if p.number >= floor]
+
+    def _broken(self, number: int, why: str) -> ChainBroken:
+        return ChainBroken(machine=self._machine, number=number, why=why)
+
+
+def _number(point: Point) -> int:
+    return point.number
+
+
+def _now(clock: Clock) -> str:
+    return clock.utc().isoformat(timespec="microseconds")
+
+
+def _point(
+    proposal: PointProposal, head: Head, fingerprints: Mapping[DiskId, str | None], committed_at: str
+) -> Point:
+    fields = {f: getattr(proposal, f) for f in PointProposal.__struct_fields__}
+    fields["disks"] = tuple(
+        msgspec.structs.replace(d, fingerprint=fingerprints[d.id]) if d.id in fingerprints else d
+        for d in proposal.disks
+    )
+    return Point(**fields, number=head.number + 1, previous_hash=head.hash, committed_at=committed_at)
+
+
+def machines(store: ObjectStore) -> list[MachineId]:
+    """Every machine the store has something of. Costs one step per machine, not per object."""
+    found: list[MachineId] = []
+    after = ""
+    while True:
+        name = next(_first(store, after), None)
+        if name is None:
+            return found
+        machine = machine_id(name.split("/")[1])
+        found.append(machine)
+        after = machine_prefix(machine)[:-1] + "0"  # "0" is the character after "/"
+
+
+def _first(store: ObjectStore, after: str) -> Iterator[str]:
+    yield from store.list(MACHINES, after=after)

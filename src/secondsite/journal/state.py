@@ -1,0 +1,194 @@
+"""What a machine's journal stands on, besides the chain: floor, pins and bases, in one record.
+
+The record is replaced by creating the next generation (compare-and-set by create-if-absent; numbered,
+because not every backend can replace conditionally). The newest generation is the state; a few older ones
+are kept for the curious, the rest is deleted.
+
+Framing, little-endian: magic ``SSITEST1`` (8 bytes), version u16, required flags u16, body length u32,
+blake3 of the body (32 bytes), body (JSON). Unknown versions and flags are refused.
+"""
+
+from __future__ import annotations
+
+import secrets
+import struct
+from collections.abc import Callable
+
+import blake3
+import msgspec
+
+from secondsite.base.errors import Outcome, SecondsiteError
+from secondsite.journal.names import state_name, state_prefix
+from secondsite.journal.store import ObjectExists, ObjectMissing, ObjectStore
+from secondsite.model.ids import DiskId, MachineId
+
+MAGIC = b"SSITEST1"
+VERSION = 1
+HEADER = struct.Struct("<8sHHI32s")
+# Thousands of pins and disks fit; more means a damaged length.
+STATE_BYTES_MAX = 4 * 1024 * 1024
+PINS_MAX = 1024
+# A writer may stall between reading the newest generation and creating the next; while it does, this many
+# others may be written before its number could be free again (`update` notices even that).
+GENERATIONS_KEPT = 16
+ATTEMPTS_MAX = 256
+
+
+class StateDamaged(SecondsiteError):
+    """A state record does not decode."""
+
+    code = "journal.state-damaged"
+    outcome = Outcome.DAMAGED
+    happened = "The state record {name} cannot be used: {why}."
+    cause = "The store's bytes were damaged, or a newer version of secondsite wrote it."
+    action = "Use the version that wrote it, or restore the object from a copy of the store."
+
+
+class StateBusy(SecondsiteError):
+    """Other writers were always faster."""
+
+    code = "journal.state-busy"
+    outcome = Outcome.UNAVAILABLE
+    happened = "The state of machine {machine} could not be changed: others changed it each time."
+    cause = "Several processes work on the same machine's journal at once."
+    action = "Try again."
+
+
+class TooManyPins(SecondsiteError):
+    """The list of pins is full."""
+
+    code = "journal.too-many-pins"
+    outcome = Outcome.REFUSED
+    happened = "Machine {machine} has {count} pinned points already."
+    cause = "Test failovers or exports were not cleaned up."
+    action = "Clean up what is not needed any more; `secondsite points list` shows who holds each pin."
+
+
+class Pin(msgspec.Struct, frozen=True, kw_only=True):
+    """A point that must stay readable."""
+
+    number: int
+    holder: str  # who holds it; one holder has one pin
+    reason: str
+    until: str | None = None  # RFC 3339 UTC, after which it no longer counts; None: until it is taken away
+    # what the base held when the pin was made: its readers may use every segment after that
+    base_number: int = 0
+
+
+class BaseState(msgspec.Struct, frozen=True, kw_only=True):
+    """A disk's base as the store knows it."""
+
+    disk: DiskId
+    locator: str  # where it was last, e.g. a path at the target site
+    identity: str  # random, kept with the base itself; another file at the same place is refused
+    size_bytes: int
+
+
+class State(msgspec.Struct, frozen=True, kw_only=True):
+    """One generation."""
+
+    machine: MachineId
+    generation: int = 0  # 0: no record was written yet
+    nonce: str = ""
+    floor: int = 0  # points below are gone; 0: none is
+    floor_hash: str = ""  # of the record `floor`, where the chain's check begins
+    promoted: int = 0  # the bases hold every change up to this point, synced; below `floor`: being promoted
+    pins: tuple[Pin, ...] = ()
+    bases: tuple[BaseState, ...] = ()
+
+    def base(self, disk: DiskId) -> BaseState | None:
+        """The disk's base, None when it has none."""
+        return next((b for b in self.bases if b.disk == disk), None)
+
+    def pins_at(self, now: str) -> tuple[Pin, ...]:
+        """Pins that count at `now` (RFC 3339 UTC)."""
+        return tuple(p for p in self.pins if p.until is None or p.until > now)
+
+
+def encode_state(state: State) -> bytes:
+    """The record's bytes."""
+    body = msgspec.json.encode(state)
+    return HEADER.pack(MAGIC, VERSION, 0, len(body), blake3.blake3(body).digest()) + body
+
+
+def decode_state(name: str, data: bytes) -> State:
+    """Parse and check a record. Raises StateDamaged."""
+    if len(data) < HEADER.size:
+        raise StateDamaged(name=name, why="it is too short")
+    magic, version, flags, length, digest = HEADER.unpack_from(data)
+    body = data[HEADER.size :]
+    if magic != MAGIC:
+        raise StateDamaged(name=name, why="it is not a state record")
+    if version != VERSION or flags:
+        raise StateDamaged(name=name, why=f"its version is {version}, its flags are {flags:#x}")
+    if len(body) != length or blake3.blake3(body).digest() != digest:
+        raise StateDamaged(name=name, why="its checksum does not match")
+    try:
+        state = msgspec.json.decode(body, type=State)
+    except msgspec.MsgspecError as error:
+        raise StateDamaged(name=name, why=str(error)) from error
+    if name != state_name(state.machine, state.generation):
+        raise StateDamaged(name=name, why="it belongs to another machine or generation")
+    return state
+
+
+class StateRecord:
+    """The state of one machine in a store; not thread-safe, `Journal` locks around it."""
+
+    def __init__(self, store: ObjectStore, machine: MachineId) -> None:
+        self._store, self._machine = store, machine
+        self._state = State(machine=machine)
+
+    def read(self) -> State:
+        """The newest generation; a default one when there is none."""
+        while True:
+            known = state_name(self._machine, self._state.generation)
+            newest = max(self._store.list(state_prefix(self._machine), after=known), default="")
+            if not newest:
+                return self._state
+            try:
+                data = self._store.get(newest, size_bytes_max=STATE_BYTES_MAX)
+            except ObjectMissing:
+                continue  # deleted since it was listed: much newer ones exist
+            state = decode_state(newest, data)
+            if state.machine != self._machine:
+                raise StateDamaged(name=newest, why="it belongs to another machine")
+            self._state = state
+
+    def update(self, change: Callable[[State], State]) -> State:
+        """Apply `change` to the newest state and store the result.
+
+        change: pure; called again when another writer was first. It may raise to refuse, and may return
+            its argument unchanged, which writes nothing.
+        """
+        for _ in range(ATTEMPTS_MAX):
+            before = self.read()
+            after = change(before)
+            if after == before:
+                return before
+            if len(after.pins) > PINS_MAX:
+                raise TooManyPins(machine=self._machine, count=len(before.pins))
+            after = msgspec.structs.replace(
+                after, generation=before.generation + 1, nonce=secrets.token_hex(16)
+            )
+            name = state_name(self._machine, after.generation)
+            try:
+                self._store.put(name, encode_state(after))
+            except ObjectExists:
+                continue
+            # had we stalled for so long that our number was deleted meanwhile, what we wrote would not count
+            if self.read().generation - after.generation >= GENERATIONS_KEPT - 1:
+                self._store.delete(name)
+                continue
+            self._delete_old(after.generation)
+            return after
+        raise StateBusy(machine=self._machine)
+
+    def _delete_old(self, newest: int) -> None:
+        end = newest - GENERATIONS_KEPT
+        if end <= 0:
+            return
+        for name in self._store.list(state_prefix(self._machine)):
+            if name >= state_name(self._machine, end + 1):
+                return
+            self._store.delete(name)
