@@ -8,6 +8,7 @@ closed: an empty cycle costs no thread.
 
 from __future__ import annotations
 
+import contextlib
 import queue
 import secrets
 import threading
@@ -116,12 +117,7 @@ class Encoder:
         """Every byte taken so far is in the shipment when this returns. Raises what encoding raised."""
         self._check()
         if not self._workers:
-            batch, self._filling = self._filling, None
-            if batch is not None:
-                work = _Work(self)
-                work.encode(batch)
-                work.finish()
-                self._recycle(batch)
+            self._encode_here()
             return
         self._submit()
         for _ in self._workers:
@@ -140,6 +136,9 @@ class Encoder:
             self._error = TransferCancelled(what=f"changes of machine {self._machine}")
         with self._gate:
             self._gate.notify_all()
+        for _ in self._workers:  # wake those that wait for work; where it is full they do not wait
+            with contextlib.suppress(queue.Full):
+                self._ready.put_nowait(None)
         for worker in self._workers:
             worker.join()
 
@@ -194,7 +193,8 @@ class Encoder:
     def _submit(self) -> None:
         if self._filling is None:
             return
-        if not self._workers:
+        small = self.read_bytes < BATCH_BYTES and self._ready.qsize() < BATCHES - 2
+        if not self._workers and not small:
             self._workers = [
                 threading.Thread(target=self._run, name=f"encode-{i}", daemon=True)
                 for i in range(self._threads)
@@ -203,6 +203,19 @@ class Encoder:
                 worker.start()
         batch, self._filling = self._filling, None
         self._put(batch)
+
+    def _encode_here(self) -> None:
+        """A few small batches (a cycle's, one a disk) are not worth starting threads for."""
+        if self._filling is not None:
+            self._put(self._filling)
+            self._filling = None
+        work = _Work(self)
+        while not self._ready.empty():
+            batch = self._ready.get_nowait()
+            assert batch is not None
+            work.encode(batch)
+            self._recycle(batch)
+        work.finish()
 
     def _put(self, batch: _Batch | None) -> None:
         while True:
@@ -232,6 +245,8 @@ class Encoder:
                     batch = self._ready.get(timeout=0.2)
                 except queue.Empty:
                     continue
+                if self._error is not None:
+                    return
                 if batch is None:
                     work.finish()
                     self._wait_at_gate()
