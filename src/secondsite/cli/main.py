@@ -45,6 +45,7 @@ COMMANDS: dict[str, str | dict[str, str]] = {
         "list": "secondsite.cli.rescue:list_store",
         "export": "secondsite.cli.rescue:export",
         "boot": "secondsite.cli.rescue:boot",
+        "watch": "secondsite.cli.rescue:watch",
         "clean-up": "secondsite.cli.rescue:clean_up",
     },
     "segment": {

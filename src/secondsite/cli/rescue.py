@@ -302,6 +302,33 @@ def boot(
         print_json(status)
     else:
         print_started(status, f"secondsite rescue clean-up {chosen.machine_name} --notes TEXT")
+        print("while it matters, run `secondsite rescue watch`: it keeps its disks served")
+
+
+def watch(*, where: StoreAndKey, place: Place = PLACE) -> None:
+    """Watch over what `secondsite rescue boot` started, until Ctrl-C.
+
+    A machine reads its disks through an export process. Should that end, it is started again here, and the
+    machine, which stopped at the first error of a disk, runs on. A gateway does this by itself.
+
+    For example:
+
+        secondsite rescue --store /mnt/replicas --key-file vault.key watch
+
+    """
+    from secondsite.cli.points import wait_for_end
+
+    recovery = place.recovery(where.open())
+    try:
+        recovery.resume()
+        standing = [test for test in recovery.test_failovers() if test.state.value == "Completed"]
+        names = ", ".join(test.name for test in standing) or "nothing: no machine was booted from this store"
+        print(f"watching over {names}", flush=True)
+        wait_for_end()
+    except KeyboardInterrupt:
+        pass
+    finally:
+        recovery.close()
 
 
 def clean_up(

@@ -49,7 +49,6 @@ READY_SECONDS_MAX = 120.0
 END_SECONDS_MAX = 10.0
 LOG_TAIL_BYTES = 2000
 POLL_SECONDS = 0.05
-WATCH_SECONDS = 0.5
 # A process that ends at once again and again is not helped by more of them; the event says so.
 RESTART_SECONDS_MIN = 5.0
 
@@ -173,7 +172,7 @@ def _last_line(log: Path) -> str:
 
 
 class Exports:
-    """All exports of one gateway. Thread-safe; `watch` runs in a thread of its own."""
+    """All exports of one gateway. Thread-safe."""
 
     def __init__(
         self,
@@ -199,7 +198,6 @@ class Exports:
         self._children: dict[str, subprocess.Popen[bytes]] = {}
         self._restarts: dict[str, int] = {}
         self._restarted_at: dict[str, float] = {}
-        self._stop = threading.Event()
         self._never = threading.Event()
 
     def begin(
@@ -281,8 +279,12 @@ class Exports:
             raise ExportUnknown(id=identity[:80])
         return self._status(spec)
 
-    def resume(self) -> None:
-        """After a start: end what was ending, then pins, then processes. Failures become events."""
+    def resume(self) -> list[str]:
+        """After a start: end what was ending, then pins, then processes. Failures become events.
+
+        Returns the identities of exports that had ended and are served again.
+        """
+        restored = []
         with self._lock:
             specs = self._specs()
             for spec in specs:
@@ -292,21 +294,15 @@ class Exports:
             for spec in live:
                 try:
                     self._pins.take(spec.machine, spec.point, holder=spec.holder, reason=spec.reason)
+                    if not is_served(self._directory / spec.id):
+                        restored.append(spec.id)
                     self._ensure_served(spec)
                 except SecondsiteError as error:
                     self._tell_lost(spec, error)
-
-    def close(self) -> None:
-        """End the watch; the processes go on."""
-        self._stop.set()
-
-    def watch(self, on_restored: Callable[[str], None]) -> None:
-        """Until `close`: start lost processes again and tell `on_restored` the export's identity."""
-        while not self._clock.wait(self._stop, WATCH_SECONDS):
-            self.check(on_restored)
+        return restored
 
     def check(self, on_restored: Callable[[str], None]) -> None:
-        """One round of the watch."""
+        """Start lost processes again and tell `on_restored` each one's identity. Called again and again."""
         restored = []
         with self._lock:
             lost = [

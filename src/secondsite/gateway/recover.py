@@ -43,6 +43,8 @@ from secondsite.model.points import Point
 
 log = logging.getLogger(__name__)
 
+WATCH_SECONDS = 0.5
+
 
 class Recovery:
     """The replicas of one site. Thread-safe; call `resume` once before anything else."""
@@ -79,6 +81,7 @@ class Recovery:
             clock=clock,
             events=events,
         )
+        self._stop = threading.Event()
         self._threads: list[threading.Thread] = []
         self._watch = threading.Thread(target=self._run_watch, name="export-watch", daemon=True)
 
@@ -86,9 +89,11 @@ class Recovery:
 
     def resume(self) -> None:
         """Pick up what the gateway before left: pins, exports, unfinished test failovers and clean-ups."""
-        self._exports.resume()
+        restored = self._exports.resume()
         self._runner.resume()
         self._drop_orphans()
+        for export in restored:
+            self._runner.export_restored(export)
         self._watch.start()
 
     def _drop_orphans(self) -> None:
@@ -100,14 +105,16 @@ class Recovery:
 
     def close(self) -> None:
         """End our threads. Exports and test machines go on."""
-        self._exports.close()
+        self._stop.set()
         for thread in [*self._threads, self._watch]:
             if thread.is_alive():
                 thread.join(10)
 
     def _run_watch(self) -> None:
         try:
-            self._exports.watch(self._runner.export_restored)
+            while not self._clock.wait(self._stop, WATCH_SECONDS):
+                self._exports.check(self._runner.export_restored)
+                self._runner.resume_guests()
         except Exception:  # a thread's root: told, never silent
             log.exception("the watch over exports ended")
             self._events.emit(

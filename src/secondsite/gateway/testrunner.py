@@ -49,6 +49,8 @@ CLEAN_UP_EXPORT = mark("test-clean-up.export")
 
 # libvirt's own name for the pool an administrator makes first
 DEFAULT_POOL = "default"
+# How often a guest is resumed after one loss of its export; it takes two or three.
+RESUMES_MAX = 20
 ISOLATED = "isolated"
 NONE = "none"
 MAPPED = "mapped"
@@ -92,6 +94,7 @@ class TestRunner:
         self._clock = clock
         self._events = events
         self._lock = threading.Lock()
+        self._resumes_left: dict[str, int] = {}  # by export; only the watch's thread uses it
 
     @property
     def _fabric(self) -> Fabric:
@@ -326,22 +329,47 @@ class TestRunner:
                 self.clean_up(record)
 
     def export_restored(self, export: str) -> None:
-        """An export had ended and is back: let the guest on it run again if that was what stopped it."""
-        for record in self._records.all():
-            if f"test-{record.status.id}" != export or record.recovered is None:
+        """An export had ended and is back: `resume_guests` looks after the guest on it."""
+        self._resumes_left[export] = RESUMES_MAX
+
+    def resume_guests(self) -> None:
+        """Let guests run again that stopped at an error of a disk whose export was lost. Called repeatedly.
+
+        Once is not enough: QEMU connects again in the background while the first request fails, so that a
+        guest stops once more before its disk answers (QEMU 7.2, block/nbd.c, nbd_reconnect_attempt).
+        """
+        for export, left in list(self._resumes_left.items()):
+            record = self._standing_on(export)
+            if record is None or record.recovered is None:
+                del self._resumes_left[export]
                 continue
             try:
                 resumed = self._fabric.resume_stopped(record.recovered)
             except SecondsiteError as error:
                 self._tell_not_resumed(record.status, error)
+                del self._resumes_left[export]
                 continue
             if resumed:
-                self._events.emit(
-                    "test-failover.resumed",
-                    Severity.WARNING,
-                    f"{record.status.name} had stopped when its export was lost and runs again.",
-                    machine=record.status.machine,
-                )
+                self._note_resumed(export, left, record.status)
+
+    def _note_resumed(self, export: str, left: int, status: TestFailoverStatus) -> None:
+        if left == RESUMES_MAX:
+            self._events.emit(
+                "test-failover.resumed",
+                Severity.WARNING,
+                f"{status.name} had stopped when its export was lost and runs again.",
+                machine=status.machine,
+            )
+        self._resumes_left[export] = left - 1
+        if left == 1:
+            # it stops for another reason, e.g. a full pool: that is a person's to judge
+            del self._resumes_left[export]
+
+    def _standing_on(self, export: str) -> TestFailoverRecord | None:
+        for record in self._records.all():
+            if f"test-{record.status.id}" == export and record.status.state is TestFailoverState.COMPLETED:
+                return record
+        return None
 
     def _tell_not_resumed(self, status: TestFailoverStatus, error: SecondsiteError) -> None:
         self._events.emit(
