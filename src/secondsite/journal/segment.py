@@ -56,6 +56,8 @@ __all__ = [
 _SAMPLE_BYTES = 4 * KIB
 # Most segments of a cycle fit; a first copy's grow once, twice at most.
 _FIRST_BUFFER_BYTES = 1 * MIB
+# The largest segment with its tags, index and footer; one step more would reserve four times that.
+_LAST_BUFFER_BYTES = SEGMENT_DATA_BYTES_MAX + 1 * MIB
 # Less than 1/32 won is not worth decompressing for.
 _WORTH = 31 / 32
 
@@ -177,7 +179,8 @@ class SegmentWriter:
         """The next `length` bytes of the object, to be written by the caller."""
         end = self._length + length
         if end > len(self._buffer):
-            grown = np.empty(max(end, 4 * len(self._buffer)), dtype=np.uint8)
+            enough = min(4 * len(self._buffer), _LAST_BUFFER_BYTES)
+            grown = np.empty(max(end, enough), dtype=np.uint8)
             grown[: self._length] = self._buffer[: self._length]
             self._buffer, self._view = grown, grown.data
         room = self._view[self._length : end]
@@ -216,6 +219,9 @@ class SegmentWriter:
             data_bytes=self.data_bytes,
             hash=hasher.update(tail).hexdigest(),
         )
+        if self._length < len(self._buffer) // 2:
+            # it may wait for the link: what it holds is then what was counted for it, not what was reserved
+            return memoryview(self._buffer[: self._length].copy()), ref
         return self._view[: self._length], ref
 
 
