@@ -48,6 +48,8 @@ OVERLAY_SUB_BLOCKS_MAX = 256 * 1024
 # Points that are folded in while a commit waits, when a kill left the table behind.
 CATCH_UP_SEGMENTS_MAX = 256
 REBUILD_BLOCK_BYTES = 1 * MIB
+# It reads the whole disk: where that fails (a full cache volume), it is not tried with every point.
+REBUILD_PAUSE_SECONDS = 600.0
 REBUILD_PIN = timedelta(days=2)
 
 Numbers = NDArray[np.int64]
@@ -88,6 +90,7 @@ class Fingerprints:
         self._machines: dict[MachineId, _Tables] = {}
         self._closing = threading.Event()
         self._wanted: dict[MachineId, Journal] = {}  # to make again; bounded by the number of machines
+        self._not_before: dict[MachineId, float] = {}  # a machine's next attempt, after one that failed
         self._wake = threading.Event()
         self._worker: threading.Thread | None = None
 
@@ -113,6 +116,8 @@ class Fingerprints:
     def rebuild(self, journal: Journal) -> None:
         """Make a machine's tables again, in the background."""
         with self._lock:
+            if self._clock.monotonic() < self._not_before.get(journal.machine, 0.0):
+                return
             self._wanted.setdefault(journal.machine, journal)
             if self._worker is None and not self._closing.is_set():
                 self._worker = threading.Thread(target=self._work, name="fingerprints", daemon=True)
@@ -146,8 +151,13 @@ class Fingerprints:
                 self._wake.wait()
                 self._wake.clear()
                 continue
+            with self._lock:
+                later = self._clock.monotonic() + REBUILD_PAUSE_SECONDS
+                self._not_before[journal.machine] = later
             try:
                 self._rebuild(journal)
+                with self._lock:
+                    del self._not_before[journal.machine]
             except SecondsiteError as error:
                 text = f"the digest tables could not be made again: {error}"
                 self._events.emit(
@@ -229,8 +239,11 @@ class _Tables:
         with self._lock:
             if point.nonce != self._nonce:
                 return  # folded already, or its tables were void
-            for disk, change in self._changes.items():
-                self._apply(self._open[disk], change, point.number)
+            for disk, change in list(self._changes.items()):
+                try:
+                    self._apply(self._open[disk], change, point.number)
+                except OSError:  # the cache volume is full: void, made again when the next point asks
+                    self._drop(disk)
             self._changes.clear()
             self._nonce = ""
 
@@ -241,6 +254,20 @@ class _Tables:
         seed = self.keys.get(disk.key_id).digest_seed()
         path = self._directory / f"{disk.id}.new"
         table = DigestTable.create(path, Stamp(disk.size_bytes, disk.key_id, folding=number))
+        try:
+            if self._fill(table, disk, view, seed, cancel):
+                table.set_stamp(replace(table.stamp, number=number, folding=0))
+                return table
+        except BaseException:
+            table.drop()
+            raise
+        table.drop()
+        return None
+
+    @staticmethod
+    def _fill(
+        table: DigestTable, disk: DiskState, view: DiskView, seed: int, cancel: threading.Event
+    ) -> bool:
         buffer = memoryview(bytearray(REBUILD_BLOCK_BYTES))
         for start, end, is_zero in view.extents(0, disk.size_bytes):
             if is_zero:
@@ -249,15 +276,13 @@ class _Tables:
             last = min(-(-end // SUB_BLOCK_BYTES) * SUB_BLOCK_BYTES, disk.size_bytes)
             for offset in range(first, last, REBUILD_BLOCK_BYTES):
                 if cancel.is_set():
-                    table.drop()
-                    return None
+                    return False
                 block = buffer[: min(REBUILD_BLOCK_BYTES, last - offset)]
                 view.read_into(offset, block)
                 digests = digest_sub_blocks(block, offset // SUB_BLOCK_BYTES, seed)
                 where = np.arange(len(digests), dtype=np.int64) + offset // SUB_BLOCK_BYTES
                 table.set_stamp(replace(table.stamp, lanes=table.write(where, digests)))
-        table.set_stamp(replace(table.stamp, number=number, folding=0))
-        return table
+        return True
 
     def install(self, disk: DiskId, table: DigestTable) -> None:
         """Use a table that was made again; points committed meanwhile are caught up with at the next one."""

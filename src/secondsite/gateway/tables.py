@@ -1,7 +1,8 @@
 """Digest tables: what each 4 KiB of a replica holds, so that a fingerprint follows from changes alone.
 
-A table is a cache on the cache volume: one sparse file a disk, mapped into memory. Everything in it can be
-had again from the store, so it is never synced while in use. What makes it trustworthy is its stamp: the
+A table is a cache on the cache volume: one sparse file a disk. Everything in it can be had again from the
+store, so it is never synced while in use; it is not mapped either, because on a full volume even reading a
+hole through a map may end the process (SIGBUS, seen on tmpfs). What makes it trustworthy is its stamp: the
 point it holds, the data key its digests were made with, and the boot it was written in. A kill leaves
 the pages in the kernel; a power cut changes the boot, and a table of another boot that was not closed
 cleanly is void.
@@ -16,10 +17,10 @@ Header (4,096 bytes), little-endian, then 16 bytes (two lanes) a sub-block
 
 from __future__ import annotations
 
-import mmap
 import os
 import struct
 import uuid
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -33,6 +34,9 @@ from secondsite.model.ids import KeyId
 
 HEADER = struct.Struct("<8sIQ16s8x16sQQQQ")
 HEADER_BYTES = 4096
+# A page of the file: writing it whole costs as much as writing a part of it.
+NEAR_ROWS = 256
+RUN_ROWS_MAX = 64 * 1024  # 1 MiB of them
 MAGIC = b"2SITEDIG"
 VERSION = 1
 _CLEAN = bytes(16)
@@ -66,10 +70,7 @@ class DigestTable:
         self._path = path
         self._stamp = stamp
         self._fd = fd
-        self._map: mmap.mmap | None = None
-        self._rows: Digests = np.empty((0, 2), dtype=np.uint64)
         self._boot = boot_id()
-        self._map_file()
 
     @classmethod
     def create(cls, path: Path, stamp: Stamp) -> DigestTable:
@@ -78,7 +79,12 @@ class DigestTable:
         path.unlink(missing_ok=True)
         fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         table = cls(path, stamp, fd)
-        table.set_stamp(stamp)
+        try:
+            os.ftruncate(fd, HEADER_BYTES + 16 * sub_blocks(stamp.size_bytes))
+            table.set_stamp(stamp)
+        except OSError:
+            table.drop()
+            raise
         return table
 
     @classmethod
@@ -114,14 +120,32 @@ class DigestTable:
         self._write_header(self._boot)
 
     def look_up(self, where: NDArray[np.int64]) -> Digests:
-        """Digests of sub-blocks by number."""
-        return self._rows[where]
+        """Digests of distinct sub-blocks by number, ascending."""
+        found = [self._read(part)[1] for part in _near(where)]
+        return np.concatenate(found) if found else np.empty((0, 2), dtype=np.uint64)
 
     def write(self, where: NDArray[np.int64], digests: Digests) -> tuple[int, int]:
-        """Replace digests of distinct sub-blocks; returns the sum afterwards. The stamp stays as it is."""
-        lanes = update_lanes(self._stamp.lanes, self._rows[where], digests)
-        self._rows[where] = digests
+        """Replace digests of distinct sub-blocks, ascending; returns the sum afterwards.
+
+        The stamp stays as it is. Raises OSError, e.g. when the volume is full.
+        """
+        lanes, done = self._stamp.lanes, 0
+        for part in _near(where):
+            new = digests[done : done + len(part)]
+            done += len(part)
+            rows, old = self._read(part)
+            lanes = update_lanes(lanes, old, new)
+            rows[part - part[0]] = new
+            os.pwrite(self._fd, rows.tobytes(), HEADER_BYTES + 16 * int(part[0]))
         return lanes
+
+    def _read(self, part: NDArray[np.int64]) -> tuple[Digests, Digests]:
+        """(all rows from the first to the last sub-block of `part`, those of `part`)."""
+        first, count = int(part[0]), int(part[-1] - part[0]) + 1
+        data = os.pread(self._fd, 16 * count, HEADER_BYTES + 16 * first)
+        assert len(data) == 16 * count, "a sub-block beyond the disk's end"
+        rows = np.frombuffer(data, dtype="<u8").reshape(count, 2).astype(np.uint64)
+        return rows, rows[part - first]
 
     def resize(self, size_bytes: int) -> bool:
         """Follow the disk's size, new sub-blocks being zero; False when the table cannot know the result.
@@ -135,30 +159,25 @@ class DigestTable:
         if size_bytes % SUB_BLOCK_BYTES or old % SUB_BLOCK_BYTES:
             return False
         lanes = self._stamp.lanes
-        if size_bytes < old:
-            nothing = np.zeros((1, 2), dtype=np.uint64)
-            lanes = update_lanes(lanes, self._rows[sub_blocks(size_bytes) :], nothing)
-        self._unmap()
+        nothing = np.zeros((1, 2), dtype=np.uint64)
+        for first in range(sub_blocks(size_bytes), sub_blocks(old), RUN_ROWS_MAX):
+            gone = np.arange(first, min(first + RUN_ROWS_MAX, sub_blocks(old)), dtype=np.int64)
+            lanes = update_lanes(lanes, self.look_up(gone), nothing)
+        os.ftruncate(self._fd, HEADER_BYTES + 16 * sub_blocks(size_bytes))
         self._stamp = replace(self._stamp, size_bytes=size_bytes, lanes=lanes)
-        self._map_file()
         self._write_header(self._boot)
         return True
 
     def close(self) -> None:
         """Sync it, mark it clean."""
-        if self._map is None:
-            return
-        self._map.flush()
+        os.fdatasync(self._fd)
         self._write_header(_CLEAN)
-        self._map.flush(0, HEADER_BYTES)
-        self._unmap()
+        os.fdatasync(self._fd)
         os.close(self._fd)
 
     def drop(self) -> None:
         """It cannot be trusted: remove it."""
-        if self._map is not None:
-            self._unmap()
-            os.close(self._fd)
+        os.close(self._fd)
         self._path.unlink(missing_ok=True)
 
     def move(self, path: Path) -> None:
@@ -166,21 +185,7 @@ class DigestTable:
         self._path.rename(path)
         self._path = path
 
-    def _map_file(self) -> None:
-        count = sub_blocks(self._stamp.size_bytes)
-        os.ftruncate(self._fd, HEADER_BYTES + 16 * count)
-        self._map = mmap.mmap(self._fd, HEADER_BYTES + 16 * count)
-        rows = np.frombuffer(self._map, dtype="<u8", count=2 * count, offset=HEADER_BYTES)
-        self._rows = rows.reshape(count, 2)
-
-    def _unmap(self) -> None:
-        self._rows = np.empty((0, 2), dtype=np.uint64)  # numpy holds the map's buffer until then
-        if self._map is not None:
-            self._map.close()
-            self._map = None
-
     def _write_header(self, boot: bytes) -> None:
-        assert self._map is not None
         stamp = self._stamp
         data = HEADER.pack(
             MAGIC,
@@ -192,8 +197,21 @@ class DigestTable:
             stamp.folding,
             *stamp.lanes,
         )
-        # a kill in the middle of this copy leaves a header whose checksum does not fit: void
-        self._map[: len(data) + 8] = data + xxhash.xxh3_64_digest(data)
+        # a header cut short has a checksum that does not fit: void
+        os.pwrite(self._fd, data + xxhash.xxh3_64_digest(data), 0)
+
+
+def _near(where: NDArray[np.int64]) -> Iterator[NDArray[np.int64]]:
+    """Ascending numbers in parts that are read and written at once."""
+    if not len(where):
+        return
+    cuts = np.flatnonzero(np.diff(where) > NEAR_ROWS) + 1
+    for part in np.split(where, cuts):
+        while len(part) and part[-1] - part[0] >= RUN_ROWS_MAX:
+            end = int(np.searchsorted(part, part[0] + RUN_ROWS_MAX))
+            yield part[:end]
+            part = part[end:]  # noqa: PLW2901 - what is left of it
+        yield part
 
 
 def _decode(data: bytes) -> Stamp | None:
