@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import uuid
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
+from xml.etree import ElementTree as ET
 
 import libvirt
+import msgspec
 import pytest
 
 from secondsite.base.clock import SystemClock
@@ -135,6 +138,71 @@ def test_a_killed_qemu_loses_tracking_and_a_full_capture_works(
     _capture(source, None, "anew")
     assert list(source.checkpoints()) == ["anew"]
     _capture(source, "anew", None)
+
+
+def test_released_while_off_it_has_no_bitmaps(bench: LibvirtBench, source: LibvirtSource) -> None:
+    _capture(source, None, "one")
+    _capture(source, "one", "two")
+    bench.power_off()
+    try:
+        assert "secondsite-one" in _bitmaps(str(bench.guest.disk_paths["vdb"]))
+        source.forget("one")
+        assert list(source.checkpoints()) == ["two"]
+        source.release()
+        assert list(source.checkpoints()) == []
+        assert _bitmaps(str(bench.guest.disk_paths["vdb"])) == []
+    finally:
+        bench.power_on()
+
+
+def test_firmware_variables_travel(
+    bench: LibvirtBench, source: LibvirtSource, exports: tuple[NbdServer, Path]
+) -> None:
+    """A UEFI machine's variables are found, carried and given to the recovered one."""
+    text = source.definition().text
+    variables = bench.site.disks / "uefi_VARS.fd"
+    loader = "<loader readonly='yes' type='pflash'>/usr/share/OVMF/OVMF_CODE_4M.fd</loader>"
+    nvram = f"<nvram template='/usr/share/OVMF/OVMF_VARS_4M.fd'>{variables}</nvram>"
+    root = domxml.parse(text)
+    for dead in ("uuid", "metadata"):
+        root.remove(root.find(dead))  # type: ignore[arg-type]
+    root.find("name").text = "uefi"  # type: ignore[union-attr]
+    os_element = root.find("os")
+    assert os_element is not None
+    for serial in (*root.findall("devices/serial"), *root.findall("devices/console")):
+        root.find("devices").remove(serial)  # type: ignore[union-attr]
+    for line in (loader, nvram):
+        os_element.append(domxml.parse(line))
+    for disk in root.findall("devices/disk"):
+        overlay = bench.site.disks / f"uefi-{disk.find('target').get('dev')}.qcow2"  # type: ignore[union-attr]
+        processes.run(["qemu-img", "create", "-q", "-f", "qcow2", overlay, str(64 * MIB)])
+        disk.find("source").set("file", str(overlay))  # type: ignore[union-attr]
+    domain = bench.connection.defineXML(ET.tostring(root, encoding="unicode"))
+    fabric = bench.make_fabric()
+    recovered = None
+    try:
+        domain.createWithFlags(libvirt.VIR_DOMAIN_START_PAUSED)
+        carried = fabric.open_source(domain.UUIDString()).definition()
+        assert carried.firmware_variables == variables.read_bytes()
+        marked = b"MARK" + (carried.firmware_variables or b"")[4:]
+        spec = _spec(bench, source, exports[1], "uefi-test")
+        changed = msgspec.structs.replace(carried, firmware_variables=marked)
+        recovered = fabric.start_recovered(dataclasses.replace(spec, definition=changed))
+        xml = domxml.parse(bench.connection.lookupByName("uefi-test").XMLDesc(0))
+        path = domxml.nvram_path(xml)
+        assert path is not None
+        assert path != str(variables)
+        assert len(Path(path).read_bytes()) == len(marked)
+        assert Path(path).stat().st_uid != 0  # libvirt gave it to QEMU
+    finally:
+        if recovered is not None:
+            fabric.remove_recovered(recovered)
+        if domain.isActive():
+            domain.destroy()
+        domain.undefineFlags(libvirt.VIR_DOMAIN_UNDEFINE_NVRAM)
+        for left in bench.site.disks.glob("uefi-*"):
+            left.unlink()
+    assert not list(bench.site.disks.glob("*uefi*"))
 
 
 def test_a_restart_with_internal_snapshots_loses_tracking(bench: LibvirtBench, source: LibvirtSource) -> None:

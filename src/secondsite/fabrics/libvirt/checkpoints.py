@@ -13,15 +13,35 @@ from typing import Any
 from xml.etree import ElementTree as ET
 
 import libvirt
+import msgspec
 
 from secondsite.base.errors import InvalidInput
 from secondsite.fabrics.libvirt import domxml
+from secondsite.fabrics.libvirt.errors import HypervisorRefused
 
 PREFIX = "secondsite-"
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}\Z")
 
-# Without metadata a bitmap is unknown to libvirt but still in the image.
+# qemu-img changes a few clusters of an image's header; a merge reads two bitmaps of 2 MiB a TiB.
 _OFFLINE_SECONDS_MAX = 60
+
+
+class _Bitmap(msgspec.Struct):
+    name: str
+
+
+class _Data(msgspec.Struct):
+    bitmaps: list[_Bitmap] = []
+
+
+class _Specific(msgspec.Struct):
+    data: _Data
+
+
+class _ImageInfo(msgspec.Struct):
+    """What of `qemu-img info` is looked at."""
+
+    format_specific: _Specific = msgspec.field(name="format-specific")
 
 
 def full_name(name: str) -> str:
@@ -91,15 +111,28 @@ def _delete_offline(checkpoint: Any, name: str, images: Iterable[str]) -> None:
     # started at this moment makes it fail instead of both writing.
     parent = checkpoint.getParent().getName() if _has_parent(checkpoint) else None
     for image in images:
-        steps = [["--merge", name, image, parent]] if parent else []
-        for arguments in [*steps, ["--remove", image, name]]:
-            subprocess.run(
-                ["qemu-img", "bitmap", *arguments],
-                check=False,
-                capture_output=True,
-                timeout=_OFFLINE_SECONDS_MAX,
-            )
+        stored = _stored_bitmaps(image)
+        if name not in stored:
+            continue  # lost with a killed QEMU
+        if parent in stored:
+            _qemu_img("bitmap", "--merge", name, image, parent)
+        _qemu_img("bitmap", "--remove", image, name)
     checkpoint.delete(libvirt.VIR_DOMAIN_CHECKPOINT_DELETE_METADATA_ONLY)
+
+
+def _stored_bitmaps(image: str) -> set[str]:
+    known = msgspec.json.decode(_qemu_img("info", "--output=json", image), type=_ImageInfo)
+    return {bitmap.name for bitmap in known.format_specific.data.bitmaps}
+
+
+def _qemu_img(*arguments: str) -> bytes:
+    run = subprocess.run(
+        ["qemu-img", *arguments], check=False, capture_output=True, timeout=_OFFLINE_SECONDS_MAX
+    )
+    if run.returncode:
+        why = run.stderr.decode(errors="replace").strip()[:400]
+        raise HypervisorRefused(what=f"run qemu-img {arguments[0]} on {arguments[-1]}", why=why)
+    return run.stdout
 
 
 def _has_parent(checkpoint: Any) -> bool:

@@ -46,6 +46,7 @@ class DomainDisk:
     transient: bool
     encrypted: bool
     mirrored: bool  # a block copy is running
+    reports_errors: bool  # a failed write is the guest's problem instead of stopping it
 
     @property
     def copied(self) -> bool:
@@ -79,6 +80,7 @@ def _disk(element: ET.Element) -> DomainDisk:
         transient=element.find("transient") is not None,
         encrypted=element.find("encryption") is not None or element.find("source/encryption") is not None,
         mirrored=element.find("mirror") is not None,
+        reports_errors=driver is not None and driver.get("error_policy") in {"report", "ignore"},
     )
 
 

@@ -8,10 +8,12 @@ libvirt's virt-aa-helper:
 - Firmware variables and console logs likewise: virt-aa-helper adds <nvram>; logs are written by virtlogd.
 - A unix socket of an NBD server is in neither: libvirt labels no network disk (virt-aa-helper adds local
   files only), and the socket of a pull backup is made by QEMU where we say. The stock profile lets QEMU
-  write nothing outside its own directories. So our sockets have one directory, owned by QEMU's user, and one
-  rule, in the file Debian includes for the purpose at the end of abstractions/libvirt-qemu:
+  write nothing outside its own directories. So all sockets lie below one directory, and one rule allows it,
+  in the file Debian includes for the purpose at the end of abstractions/libvirt-qemu:
   /etc/apparmor.d/local/abstractions/libvirt-qemu. Where AppArmor is on and the rule is missing we refuse with
   the line to add, rather than fail in the middle of a failover.
+- QEMU's user owns only the directory in it where backup sockets are made. The guard's socket lies above: a
+  guest that broke out of QEMU must not be able to put another in its place.
 - SELinux is not on in Debian; with it the socket directory needs the type svirt_image_t.
 """
 
@@ -42,9 +44,14 @@ class Places:
     scratch_dir: Path
     socket_dir: Path
 
+    @property
+    def backup_dir(self) -> Path:
+        """QEMU makes its sockets in here: the only directory of ours that its user may write to."""
+        return self.socket_dir / "backup"
+
     def backup_socket(self, machine: MachineId) -> Path:
         """Where QEMU serves the machine's backup job."""
-        return self.socket_dir / f"backup-{machine}.sock"
+        return self.backup_dir / f"{machine}.sock"
 
     def scratch_file(self, machine: MachineId, dev: str) -> Path:
         """Where QEMU saves what is overwritten while the job is open."""
@@ -81,10 +88,10 @@ def apparmor_rule(socket_dir: Path) -> str:
     return f"{socket_dir}/** rw,"
 
 
-def _traversable(directory: Path, owner: tuple[int, int]) -> Path | None:
+def _closed_on_the_way(path: Path, owner: tuple[int, int]) -> Path | None:
     # the first directory above that QEMU's user cannot pass; libvirt never opens those for it
     uid, gid = owner
-    for parent in reversed(directory.parents):
+    for parent in reversed(path.parents):
         status = parent.stat()
         bit = stat.S_IXUSR if status.st_uid == uid else stat.S_IXGRP if status.st_gid == gid else stat.S_IXOTH
         if not status.st_mode & bit:
@@ -104,34 +111,44 @@ def prepare(places: Places, connection: Any) -> None:
             why=f"the path {places.socket_dir} is too long for sockets ({longest} bytes)",
             remedy=f"Choose a socket directory shorter by {longest - SOCKET_PATH_BYTES_MAX} characters.",
         )
-    owner = qemu_user(connection)
     places.scratch_dir.mkdir(parents=True, exist_ok=True)
-    places.socket_dir.mkdir(parents=True, exist_ok=True)
-    give_to_qemu(places.socket_dir, owner, 0o770)
-    if owner is None:
-        return
-    for directory in (places.socket_dir, places.scratch_dir):
-        closed = _traversable(directory, owner)
+    places.backup_dir.mkdir(parents=True, exist_ok=True)
+    owner = qemu_user(connection)
+    give_to_qemu(places.backup_dir, owner, 0o770)
+    check_reachable(places.backup_dir, owner)
+    check_reachable(places.scratch_dir, owner, confined=False)
+
+
+def check_reachable(directory: Path, owner: tuple[int, int] | None, *, confined: bool = True) -> None:
+    """Check that QEMU's user gets to `directory`; with `confined`, that AppArmor lets it use sockets there.
+
+    Raises:
+        HostUnready: it does not; says what to do.
+    """
+    if owner is not None:
+        closed = _closed_on_the_way(directory / "any", owner)
         if closed is not None:
             raise HostUnready(
                 why=f"QEMU's user (uid {owner[0]}) cannot pass {closed} on the way to {directory}",
                 remedy=f"Run `chmod o+x {closed}`, or choose another directory.",
             )
-    _check_apparmor(places.socket_dir)
-
-
-def _check_apparmor(socket_dir: Path) -> None:
-    try:
-        if APPARMOR_ENABLED.read_text().strip() != "Y":
-            return
-        lines = APPARMOR_LOCAL.read_text().splitlines()
-    except FileNotFoundError:
-        if not APPARMOR_ENABLED.exists() or not APPARMOR_LOCAL.parent.parent.parent.exists():
-            return  # a kernel or a distribution without AppArmor
-        lines = []
-    rule = apparmor_rule(socket_dir)
-    if rule not in (line.strip() for line in lines):
+    if confined and not apparmor_allows(directory):
+        rule = apparmor_rule(directory)
         raise HostUnready(
-            why=f"AppArmor keeps QEMU from the sockets in {socket_dir}",
+            why=f"AppArmor keeps QEMU from the sockets in {directory}",
             remedy=f"Add the line `{rule}` to {APPARMOR_LOCAL}; the machine's next backup or start reads it.",
         )
+
+
+def apparmor_allows(directory: Path) -> bool:
+    """Whether AppArmor is off, or a line of ours names the directory or one above it."""
+    try:
+        if APPARMOR_ENABLED.read_text().strip() != "Y" or not APPARMOR_LOCAL.parents[2].exists():
+            return True
+    except FileNotFoundError:
+        return True  # a kernel without AppArmor
+    try:
+        lines = {line.strip() for line in APPARMOR_LOCAL.read_text().splitlines()}
+    except FileNotFoundError:
+        return False
+    return any(apparmor_rule(place) in lines for place in (directory, *directory.parents))

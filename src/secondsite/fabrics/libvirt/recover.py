@@ -22,7 +22,7 @@ from secondsite.fabrics.base import Recovered, RecoverySpec
 from secondsite.fabrics.errors import RecoveryFailed
 from secondsite.fabrics.libvirt import definition, domxml, inventory, networks, places
 from secondsite.fabrics.libvirt.definition import NAMESPACE, tag
-from secondsite.fabrics.libvirt.errors import words
+from secondsite.fabrics.libvirt.errors import HostUnready, words
 from secondsite.fabrics.libvirt.mapping import MappedDisk, Plan, mapped
 from secondsite.model.ids import machine_id
 from secondsite.model.machines import Pool
@@ -58,8 +58,8 @@ def start(connection: Any, spec: RecoverySpec) -> Recovered:
         _make_files(connection, spec, overlays, nvram)
         crash_point(AFTER_OVERLAYS)
         domain.create()
-    except (libvirt.libvirtError, OSError, subprocess.SubprocessError) as error:
-        why = words(error) if isinstance(error, libvirt.libvirtError) else str(error)
+    except (libvirt.libvirtError, OSError, subprocess.SubprocessError, HostUnready) as error:
+        why = words(error) if isinstance(error, libvirt.libvirtError) else " ".join(_sentences(error))
         if domain is not None:
             _remove(domain)
         raise RecoveryFailed(machine=spec.name, why=why) from error
@@ -183,10 +183,18 @@ def _make_files(connection: Any, spec: RecoverySpec, overlays: dict[str, str], n
         socket = Path(disk.socket_path)
         if socket.exists():
             # libvirt gives QEMU its files, but not the socket of a network disk
+            places.check_reachable(socket.parent, owner)
             places.give_to_qemu(socket, owner, 0o660)
     if nvram is not None:
         assert spec.definition.firmware_variables is not None
         replace_file(nvram, spec.definition.firmware_variables)
+
+
+def _sentences(error: Exception) -> list[str]:
+    if isinstance(error, HostUnready):
+        happened, _cause, action = error.sentences()
+        return [happened.rstrip("."), "-", action.rstrip(".")]
+    return [str(error)]
 
 
 def _read(domain: Any) -> Recovered | None:

@@ -38,6 +38,11 @@ def disk_reasons(disk: DomainDisk, users: Mapping[str, Iterable[str]] | None = N
         reasons.append(f"{name} is shared with other machines (shareable)")
     if disk.transient:
         reasons.append(f"{name} is transient: what is written to it is thrown away at shut-off")
+    if disk.reports_errors:
+        # While a job is open a write needs room in scratch, too; a guest that stops goes on when there is.
+        reasons.append(
+            f"{name} reports write errors to the guest (error_policy), also those of a full scratch directory"
+        )
     if disk.mirrored:
         reasons.append(f"{name} is being moved by a block copy; wait for it to end")
     if disk.kind in _KINDS and disk.format != "qcow2":
