@@ -123,9 +123,7 @@ class Rig:
 
     def _void(self, disk: DiskId) -> Callable[[str], None]:
         def tell(why: str) -> None:
-            self.events.emit(
-                "capture.table-void", Severity.WARNING, f"{disk}: {why}", machine=self.machine
-            )
+            self.events.emit("capture.table-void", Severity.WARNING, f"{disk}: {why}", machine=self.machine)
 
         return tell
 

@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from secondsite.base.clock import Clock
 from secondsite.base.crash import crash_point, mark
 from secondsite.base.errors import Outcome, SecondsiteError
-from secondsite.base.units import MIB, format_bytes
+from secondsite.base.units import KIB, format_bytes
 from secondsite.fabrics.base import Quiesce
 from secondsite.fabrics.errors import TrackingLost
 from secondsite.gateway import plan
@@ -52,7 +52,7 @@ PENDING_MAX = 500
 RETRY_SECONDS = 1.0
 RETRY_SECONDS_MAX = 30.0
 # What a cycle is thought to need in the cache before anything is known.
-ROOM_BYTES_MIN = 8 * MIB
+ROOM_BYTES_MIN = 256 * KIB
 
 
 class PointNotTaken(SecondsiteError):
@@ -392,7 +392,9 @@ class Replication:
     def _cycle_when_due(self) -> None:
         """Wait for the next cycle's time (or a wish), tidy up meanwhile, then run it."""
         with self._changed:
-            self._changed.wait_for(self._something_to_do, max(0.0, self._due - self._clock.monotonic()))
+            if not self._something_to_do():
+                # once: whatever wakes it (also a new policy) is looked at by the next round
+                self._changed.wait(max(0.0, self._due - self._clock.monotonic()))
             if self._stop.is_set() or not self._planned:
                 return
             tidy, self._tidy_due = self._tidy_due, False
