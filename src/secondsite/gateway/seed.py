@@ -261,13 +261,13 @@ class Seed:
                 since=note.checkpoint, checkpoint=name, quiesce=Quiesce.NONE
             ) as capture:
                 fit_tables(bench, capture)
+                sizes: dict[str, int] = {disk.id: disk.size_bytes for disk in capture.disks}
                 tracks = tracks_of(bench, capture, self._logs)
                 changed = 0
                 for track, disk in zip(tracks, capture.disks, strict=True):
                     changed += read_increment(encoder, track, disk, note.sizes.get(disk.id))
             encoder.flush()
             changed_all += changed
-            sizes: dict[str, int] = {disk.id: disk.size_bytes for disk in capture.disks}
             if changed <= SMALL_BYTES or round_number == INCREMENTS_MAX:
                 break
             older = note.checkpoint
