@@ -45,7 +45,7 @@ class Story:
 
     def _say(self, text: str, started: float | None = None) -> None:
         took = "" if started is None else f"  [dim]{format_seconds(time.monotonic() - started)}[/]"
-        self.console.print(f"[green]✓[/] {text}{took}", highlight=False)
+        self.console.print(f"[green]✓[/] {text}{took}", highlight=False, soft_wrap=True)
 
     def raise_sites(self) -> None:
         """Both sites, the guest under load, both gateways."""
@@ -80,6 +80,7 @@ class Story:
             copy = watch.first_copy(client, status, self.console)
         self.figures.first_copy_bytes = copy.data_bytes
         self.figures.first_copy_seconds = time.monotonic() - started
+        self.figures.before = copy.status
         self._say(f"protected: the first {format_bytes(copy.data_bytes)} are at B, sealed", started)
 
     def watch_points(self, count: int) -> None:

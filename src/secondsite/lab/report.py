@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import platform
 import statistics
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from rich.console import Console
@@ -24,8 +25,8 @@ class Figures:
     cycle_seconds: list[float] = field(default_factory=list)
     rpo_seconds: list[float] = field(default_factory=list)
     first_line_seconds: float = 0.0
-    changed_bytes: int = 0
-    sent_bytes: int = 0
+    before: ProtectionStatus | None = None  # when the first point was committed
+    last: ProtectionStatus | None = None
 
     def note_rpo(self, seconds: float | None) -> None:
         """One look at the age of the newest point."""
@@ -36,8 +37,20 @@ class Figures:
         """A point was committed."""
         if status.cycle_seconds is not None:
             self.cycle_seconds.append(status.cycle_seconds)
-        self.changed_bytes += status.changed_bytes
-        self.sent_bytes += status.sent_bytes
+        self.last = status
+
+    @property
+    def changed_bytes(self) -> int:
+        """What changed after the first copy, as the hypervisor tracks it."""
+        return self._since(lambda status: status.total_changed_bytes)
+
+    @property
+    def sent_bytes(self) -> int:
+        """What was sent for it, sealed."""
+        return self._since(lambda status: status.total_sent_bytes)
+
+    def _since(self, count: Callable[[ProtectionStatus], int]) -> int:
+        return count(self.last) - count(self.before) if self.last and self.before else 0
 
     @property
     def first_copy_mb_s(self) -> float:

@@ -20,7 +20,7 @@ from rich.text import Text
 from secondsite.base.errors import SecondsiteError
 from secondsite.base.units import format_bytes, format_seconds
 from secondsite.gateway.client import GatewayClient
-from secondsite.gateway.messages import ProtectionState, ProtectionStatus
+from secondsite.gateway.messages import FirstCopy, ProtectionState, ProtectionStatus
 from secondsite.lab import processes
 from secondsite.lab.report import Figures
 
@@ -42,9 +42,10 @@ class DemoStandsStill(SecondsiteError):
 
 @dataclass(frozen=True)
 class FirstCopyResult:
-    """How much data, not holes, the first copy carried."""
+    """How much data, not holes, the first copy carried, and the status at the first point."""
 
     data_bytes: int
+    status: ProtectionStatus
 
 
 def first_copy(client: GatewayClient, status: ProtectionStatus, console: Console) -> FirstCopyResult:
@@ -57,8 +58,8 @@ def first_copy(client: GatewayClient, status: ProtectionStatus, console: Console
         TextColumn("left"),
         TimeRemainingColumn(compact=True),
     )
-    data_bytes, deadline = 0, time.monotonic() + FIRST_COPY_SECONDS_MAX
-    with Progress(*columns, console=console, transient=True) as bar:
+    data_bytes, deadline, said_at = 0, time.monotonic() + FIRST_COPY_SECONDS_MAX, 0.0
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
         task = bar.add_task("copy", total=None)
         while status.last_point is None:
             if status.state is ProtectionState.FAILED or time.monotonic() > deadline:
@@ -68,11 +69,21 @@ def first_copy(client: GatewayClient, status: ProtectionStatus, console: Console
             if status.first_copy is not None:
                 data_bytes = max(data_bytes, status.first_copy.done_bytes)
                 bar.update(task, completed=data_bytes, total=status.first_copy.total_bytes or None)
+                if not console.is_terminal and time.monotonic() - said_at > LINE_SECONDS:
+                    said_at = time.monotonic()
+                    console.print(describe_copy(status.first_copy), highlight=False)
             processes.pause(POLL_SECONDS)
             status = client.protection(status.machine)
     if status.first_copy is not None:
         data_bytes = max(data_bytes, status.first_copy.done_bytes)
-    return FirstCopyResult(data_bytes=data_bytes)
+    return FirstCopyResult(data_bytes=data_bytes, status=status)
+
+
+def describe_copy(copy: FirstCopy) -> str:
+    """One line: how far, how fast, how long still."""
+    left = "" if copy.seconds_left is None else f", {format_seconds(copy.seconds_left)} left"
+    done, total = format_bytes(copy.done_bytes), format_bytes(copy.total_bytes)
+    return f"  first copy: {done} of {total}, {format_bytes(copy.bytes_per_second)}/s{left}"
 
 
 def describe(status: ProtectionStatus) -> str:
