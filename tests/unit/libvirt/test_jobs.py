@@ -1,0 +1,169 @@
+"""What is asked of libvirt for a capture, and what a freeze earns."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import libvirt
+import pytest
+
+from secondsite.fabrics.libvirt import checkpoints, domxml, jobs, places, quiesce, space, tracking
+from secondsite.fabrics.libvirt.errors import HostUnready
+from secondsite.fabrics.libvirt.places import Places
+from secondsite.model.ids import MachineId
+from secondsite.model.points import Consistency
+
+MACHINE = MachineId("6f5b2c1e-0d5c-4c8f-9f9b-8d7a6c5b4a39")
+PLACES = Places(Path("/scratch"), Path("/run/secondsite"))
+
+
+def test_a_first_copy_names_every_disk_and_asks_for_no_bitmap() -> None:
+    root = domxml.parse(jobs.backup_xml(PLACES, MACHINE, ["vda", "vdb"], ["vda", "vdb", "sda"], None))
+    assert root.get("mode") == "pull"
+    assert root.find("incremental") is None
+    assert root.find("server").get("socket") == str(PLACES.backup_socket(MACHINE))  # type: ignore[union-attr]
+    disks = {disk.get("name"): disk for disk in root.findall("disks/disk")}
+    assert [disks[name].get("backup") for name in ("vda", "vdb", "sda")] == ["yes", "yes", "no"]
+    assert all(disk.get("exportbitmap") is None for disk in disks.values())
+    scratch = disks["vdb"].find("scratch")
+    assert scratch is not None
+    assert scratch.get("file") == f"/scratch/{MACHINE}-vdb.scratch"
+
+
+def test_an_increment_names_its_checkpoint_and_our_bitmap() -> None:
+    root = domxml.parse(jobs.backup_xml(PLACES, MACHINE, ["vda"], ["vda"], "7"))
+    assert root.findtext("incremental") == "secondsite-7"
+    assert [disk.get("exportbitmap") for disk in root.findall("disks/disk")] == [jobs.BITMAP]
+
+
+def test_a_checkpoint_is_over_the_protected_disks_only() -> None:
+    root = domxml.parse(checkpoints.xml("7", ["vda"], ["vda", "vdb"], "a note"))
+    assert root.findtext("name") == "secondsite-7"
+    assert root.findtext("description") == "a note"
+    kinds = {disk.get("name"): disk.get("checkpoint") for disk in root.findall("disks/disk")}
+    assert kinds == {"vda": "bitmap", "vdb": "no"}
+
+
+class NoLease:
+    def renew(self) -> None:
+        """Nothing."""
+
+    def release(self) -> None:
+        """Nothing."""
+
+
+LATE = quiesce.FREEZE_SECONDS_MAX
+
+
+@dataclass(frozen=True)
+class Case:
+    name: str
+    label: Consistency
+    count: int = 3
+    problem: str = ""
+    thawed: int = 3
+    seconds: float = 0.2
+    given: bool = True
+
+
+CASES = [
+    Case("all kept", Consistency.APPLICATION),
+    Case("mounted twice", Consistency.APPLICATION, thawed=4),
+    Case("one thawed early", Consistency.FILE_SYSTEM, thawed=2),
+    Case("all thawed early", Consistency.CRASH, thawed=0),
+    Case("nothing to freeze", Consistency.CRASH, count=0, thawed=0),
+    Case("a hook failed", Consistency.CRASH, count=0, problem="hook failed", thawed=0),
+    Case("too late", Consistency.CRASH, seconds=LATE),
+    Case("no instant", Consistency.CRASH, given=False),
+]
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+def test_labels_are_earned(case: Case) -> None:
+    frozen = quiesce.Freeze(NoLease(), asked_at=0.0, count=case.count, problem=case.problem)
+    earned = quiesce.judge(frozen, thawed=case.thawed, seconds=case.seconds, instant_given=case.given)
+    assert earned.consistency is case.label
+    assert bool(earned.note) == (case.label is not Consistency.APPLICATION)
+
+
+class FakeError(libvirt.libvirtError):  # type: ignore[misc]
+    def __init__(self, code: int, message: str) -> None:
+        self.err = (code, 0, message, 0, "", None, None, 0, 0)
+
+
+@pytest.mark.parametrize(
+    ("code", "message", "lost"),
+    [
+        (libvirt.VIR_ERR_CHECKPOINT_INCONSISTENT, "checkpoint inconsistent: missing or broken bitmap", True),
+        (libvirt.VIR_ERR_NO_DOMAIN_CHECKPOINT, "no domain checkpoint with matching name", True),
+        (libvirt.VIR_ERR_INTERNAL_ERROR, "unable to execute QEMU command: Bitmap 'x' is inconsistent", True),
+        (libvirt.VIR_ERR_OPERATION_TIMEOUT, "cannot acquire state change lock", False),
+        (libvirt.VIR_ERR_INTERNAL_ERROR, "Could not create scratch: No space left", False),
+    ],
+)
+def test_which_refusals_mean_lost_tracking(code: int, message: str, lost: bool) -> None:
+    assert tracking.says_lost(FakeError(code, message)) is lost
+
+
+MOUNTS = """\
+20 1 8:1 / / rw - ext4 /dev/sda1 rw
+21 20 8:2 / /srv rw - btrfs /dev/sdb1 rw,subvol=/a
+22 20 0:50 / /srv/two rw - btrfs /dev/sdb1 rw,subvol=/b
+23 20 0:51 / /net rw - nfs4 server:/x rw
+24 20 0:52 / /with\\040space rw - tmpfs tmpfs rw
+"""
+
+
+def test_which_file_system_holds_a_path() -> None:
+    root = space.file_system_of(Path("/nonexistent/deeper"), MOUNTS)
+    assert (root.type, root.source) == ("ext4", "/dev/sda1")
+    assert not root.remote
+    assert space.FileSystem(1, "nfs4", "server:/x").remote
+    assert space.FileSystem(1, "fuse.glusterfs", "g").remote
+
+
+def test_one_pool_of_space_under_two_devices_is_seen() -> None:
+    one, two = space.FileSystem(50, "btrfs", "/dev/sdb1"), space.FileSystem(51, "btrfs", "/dev/sdb1")
+    assert one.shares_space_with(two)
+    assert space.FileSystem(1, "zfs", "tank/a").shares_space_with(space.FileSystem(2, "zfs", "tank/b/c"))
+    assert not space.FileSystem(1, "zfs", "tank/a").shares_space_with(space.FileSystem(2, "zfs", "other/a"))
+    assert not space.FileSystem(1, "ext4", "/dev/a").shares_space_with(space.FileSystem(2, "ext4", "/dev/b"))
+    assert not one.shares_space_with(space.FileSystem(52, "tmpfs", "/dev/sdb1"))
+
+
+def test_scratch_beside_a_disk_is_refused(tmp_path: Path) -> None:
+    image = tmp_path / "a.qcow2"
+    image.write_bytes(b"")
+    (reason,) = space.scratch_reasons(tmp_path / "scratch", {str(image): {"shop"}})
+    assert "shop" in reason
+    assert space.scratch_reasons(tmp_path / "scratch", {"/no/such/image": {"shop"}}) == []
+
+
+def test_apparmor_is_asked_for_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    enabled, local = tmp_path / "enabled", tmp_path / "apparmor.d" / "local" / "abstractions" / "libvirt-qemu"
+    monkeypatch.setattr(places, "APPARMOR_ENABLED", enabled)
+    monkeypatch.setattr(places, "APPARMOR_LOCAL", local)
+    directory = Path("/run/secondsite")
+    assert places.apparmor_allows(directory)  # a kernel without it
+    enabled.write_text("Y\n")
+    (tmp_path / "apparmor.d").mkdir()
+    assert not places.apparmor_allows(directory)
+    with pytest.raises(HostUnready) as caught:
+        places.check_reachable(directory, None)
+    assert places.apparmor_rule(directory) in caught.value.sentences()[2]
+    local.parent.mkdir(parents=True)
+    local.write_text("# ours\n  /run/secondsite/** rw,\n")
+    assert places.apparmor_allows(directory)
+    assert places.apparmor_allows(directory / "backup")
+    assert not places.apparmor_allows(Path("/run/other"))
+    enabled.write_text("N\n")
+    assert places.apparmor_allows(Path("/run/other"))
+
+
+def test_a_directory_qemu_cannot_pass_is_named(tmp_path: Path) -> None:
+    closed = tmp_path / "closed"
+    (closed / "sockets").mkdir(parents=True)
+    closed.chmod(0o700)
+    with pytest.raises(HostUnready, match=str(closed)):
+        places.check_reachable(closed / "sockets", (64055, 108), confined=False)
