@@ -16,27 +16,11 @@ from dataclasses import dataclass, field
 
 from secondsite.base.clock import Clock, SystemClock
 from secondsite.base.units import BLOCK_BYTES_MAX, GIB
+from secondsite.fabrics import errors
 from secondsite.fabrics.base import Instant, Quiesce, Recovered, RecoverySpec
-from secondsite.fabrics.errors import (
-    MachineUnknown,
-    RecoveryFailed,
-    SourceBusy,
-    SourceGone,
-    TrackingLost,
-    Unprotectable,
-)
 from secondsite.model.extents import Extents
 from secondsite.model.ids import DiskId, MachineId, disk_id, machine_id
-from secondsite.model.machines import (
-    Definition,
-    Disk,
-    Host,
-    Machine,
-    Network,
-    Nic,
-    Pool,
-    PowerState,
-)
+from secondsite.model.machines import Definition, Disk, Host, Machine, Network, Nic, Pool, PowerState
 from secondsite.model.points import Consistency
 
 HOST = "memory"
@@ -188,9 +172,9 @@ class MemoryCapture:
         with machine.lock:
             if machine.read_fails:
                 machine.read_fails -= 1
-                raise SourceGone(machine=machine.name, why="the read failed, as ordered")
+                raise errors.SourceGone(machine=machine.name, why="the read failed, as ordered")
             if self.closed:
-                raise SourceGone(machine=machine.name, why="the capture was closed")
+                raise errors.SourceGone(machine=machine.name, why="the capture was closed")
 
     def close(self) -> None:
         """End it; may be called twice."""
@@ -248,11 +232,15 @@ class MemorySource:
     def _check_ready(self, since: str | None) -> None:
         machine = self._machine
         if machine.power is not PowerState.RUNNING:
-            raise SourceGone(machine=machine.name, why="it is shut off")
+            raise errors.SourceGone(machine=machine.name, why="it is shut off")
         if machine.busy or machine.capture is not None:
-            raise SourceBusy(machine=machine.name, why=machine.busy or "another capture of ours is open")
+            raise errors.SourceBusy(
+                machine=machine.name, why=machine.busy or "another capture of ours is open"
+            )
         if since is not None and since not in machine.checkpoints:
-            raise TrackingLost(machine=machine.name, checkpoint=since, why="there is no such checkpoint")
+            raise errors.TrackingLost(
+                machine=machine.name, checkpoint=since, why="there is no such checkpoint"
+            )
 
     def _changed(self, disk: _MemoryDisk, since: str | None) -> Extents:
         if since is None:
@@ -399,7 +387,7 @@ class MemoryFabric:
         with self._lock:
             found = self._machines.get(machine)
         if found is None:
-            raise MachineUnknown(machine=machine, host=HOST)
+            raise errors.MachineUnknown(machine=machine, host=HOST)
         return found
 
     # the contract
@@ -431,7 +419,7 @@ class MemoryFabric:
         reasons += [f"it has no disk {name}" for name in disks or () if name not in found.disks]
         if reasons or not chosen:
             why = "; ".join(reasons) or "it has no disk to protect"
-            raise Unprotectable(machine=found.name, reasons=why)
+            raise errors.Unprotectable(machine=found.name, reasons=why)
         return MemorySource(found, chosen, self._clock)
 
     def make_isolated_network(self, name: str) -> Network:
@@ -455,7 +443,7 @@ class MemoryFabric:
             if not why and any(known.name == spec.name for known, _ in self._recovered.values()):
                 why = "a machine of this name exists"
             if why:
-                raise RecoveryFailed(machine=spec.name, why=why)
+                raise errors.RecoveryFailed(machine=spec.name, why=why)
             identity = machine_id(str(uuid.uuid4()))
             overlays = [f"memory:{identity}:{disk.id}" for disk in spec.disks]
             made = Recovered(id=identity, name=spec.name, overlays=overlays, networks=[])

@@ -8,31 +8,30 @@ cache. A commit that fails for good abandons everything captured after it and ma
 
 from __future__ import annotations
 
-import contextlib
 import logging
-import secrets
 import threading
-from collections import deque
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from secondsite.base.clock import Clock
-from secondsite.base.crash import crash_point, mark
-from secondsite.base.errors import Outcome, SecondsiteError
+from secondsite.base.errors import SecondsiteError
 from secondsite.base.units import KIB, format_bytes
 from secondsite.fabrics.base import Quiesce
 from secondsite.fabrics.errors import TrackingLost
 from secondsite.gateway import plan
+from secondsite.gateway.authority import claim_machine, send_keys
+from secondsite.gateway.checkpoints import Checkpoints
+from secondsite.gateway.committing import PENDING_MAX, Committing, Hooks
 from secondsite.gateway.cycle import Bench, Captured, run_cycle
 from secondsite.gateway.messages import PointTaken
 from secondsite.gateway.seed import Progress, Seed, read_note
 from secondsite.gateway.status import Board
+from secondsite.gateway.wishes import PointNotTaken, PointWish, Wishes
 from secondsite.model.events import Severity
 from secondsite.model.ids import DiskId, KeyId
 from secondsite.model.states import ItemEvent, ItemState
 from secondsite.transfer.errors import CacheFull, TransferCancelled
 from secondsite.transfer.protocols import (
-    ClaimRequest,
     CommittedPoint,
     Link,
     TargetHead,
@@ -43,26 +42,11 @@ from secondsite.transfer.shipping import Shipment
 
 log = logging.getLogger(__name__)
 
-AFTER_COMMIT = mark("replicate.after-commit")
-BEFORE_FORGET = mark("replicate.before-forget")
-AFTER_FORGET = mark("replicate.after-forget")
 
-# Each captured instant waiting to be sent holds its list of segments in memory: about 100 KiB at the worst.
-PENDING_MAX = 500
 RETRY_SECONDS = 1.0
 RETRY_SECONDS_MAX = 30.0
 # What a cycle is thought to need in the cache before anything is known.
 ROOM_BYTES_MIN = 256 * KIB
-
-
-class PointNotTaken(SecondsiteError):
-    """A point was asked for and did not come in time."""
-
-    code = "replicate.point-not-taken"
-    outcome = Outcome.UNAVAILABLE
-    happened = "No point of {machine} was committed within {seconds:.0f} s: {why}."
-    cause = "The link is slow or cut, the machine is busy at its host, or its first copy is still running."
-    action = "Look at `secondsite status` and ask again once the machine is Protected."
 
 
 @dataclass(frozen=True)
@@ -71,14 +55,6 @@ class Policy:
 
     copy_frequency_seconds: float = 5.0
     application_consistent_frequency_seconds: float | None = None
-
-
-@dataclass(eq=False)
-class PointWish:
-    """A point somebody waits for."""
-
-    done: threading.Event = field(default_factory=threading.Event)
-    taken: PointTaken | None = None
 
 
 class Replication:
@@ -105,19 +81,17 @@ class Replication:
         self._clock: Clock = bench.clock
         self._stop = threading.Event()
         self._changed = threading.Condition()
-        self._pending: deque[Captured] = deque(maxlen=PENDING_MAX + 1)
-        self._abandoned = 0  # how often everything captured was given up; a cycle under way looks at it
+        self._wishes = Wishes()
+        self._line = Committing(bench, board, self._wishes, self._changed, self._stop)
+        self._hooks = Hooks(self._on_committed, self._on_given_up)
         self._planned = False
         self._held = False
         self._tip = ""  # checkpoint of the newest captured instant
         self._sizes: dict[DiskId, int] = {}  # at the tip
-        self._number = 0  # of the newest checkpoint name
+        self._checkpoints = Checkpoints(bench.source)
         self._committed: CommittedPoint | None = None
         self._tidy_due = False
         self._room_needed = ROOM_BYTES_MIN
-        self._lost: set[str] = set()
-        self._wishes: list[PointWish] = []
-        self._wishes_by_checkpoint: dict[str, list[PointWish]] = {}
         self._due = 0.0
         self._application_due = 0.0
         self._threads = [
@@ -171,15 +145,13 @@ class Replication:
 
     def take_point(self, *, seconds_max: float) -> PointTaken:
         """Make an application-consistent point now and wait for its commit. Raises PointNotTaken."""
-        wish = PointWish()
         with self._changed:
-            self._wishes.append(wish)
+            wish = self._wishes.add()
             self._changed.notify_all()
         self._clock.wait(wish.done, seconds_max)
         if wish.taken is None:
             with self._changed:
-                if wish in self._wishes:
-                    self._wishes.remove(wish)
+                self._wishes.withdraw(wish)
             why = f"it is {self.board.state.value}"
             raise PointNotTaken(machine=self._bench.name, seconds=seconds_max, why=why)
         return wish.taken
@@ -198,7 +170,7 @@ class Replication:
             except SecondsiteError as error:
                 failures += 1
                 if isinstance(error, TrackingLost):
-                    self._lost.add(str(error.fields.get("checkpoint")))
+                    self._checkpoints.lost(str(error.fields.get("checkpoint")))
                 self._failed(error, failures)
             except Exception as error:  # a thread's root: told, and tried again from the facts
                 failures += 1
@@ -212,7 +184,7 @@ class Replication:
         if not self._planned:
             self._settle()
         elif self._held:
-            self._wait(RETRY_SECONDS_MAX)
+            self._pause_for(RETRY_SECONDS_MAX)
             self._replan()
         else:
             self._cycle_when_due()
@@ -220,7 +192,7 @@ class Replication:
     def _failed(self, error: SecondsiteError, failures: int) -> None:
         retry = can_retry(error)
         self.board.trouble(error, critical=not retry)
-        if error_code(error) in {"fabric.source-gone", "link.down"} and not self._pending:
+        if error_code(error) in {"fabric.source-gone", "link.down"} and not self._line.pending:
             self._move_if(ItemEvent.PAUSED, unless=(ItemState.ENABLING, ItemState.PAUSED))
         # a cycle that failed leaves nothing: it is tried again as it is, also with the link cut
         if not retry or error_code(error) == TrackingLost.code:
@@ -238,7 +210,7 @@ class Replication:
         while not self._stop.is_set():
             head = self._link.head(self._bench.machine)
             with self._changed:
-                if self._pending:  # captured by this process: they have their own thread and order
+                if self._line.pending:  # captured by this process: they have their own thread and order
                     self._changed.wait(0.5)
                     continue
                 sealed = [s for s in self._shipments() if s.proposal is not None]
@@ -254,14 +226,14 @@ class Replication:
                 seeding = plan.Seeding(shipment.epoch, note.checkpoint, note.resync)
             elif shipment.proposal is None:
                 shipment.discard()  # a cycle that was not sealed: it is captured again
-        checkpoints = self._checkpoints()
+        checkpoints = self._checkpoints.usable()
         pending = [
             plan.Pending(s.epoch, s.proposal.checkpoint, s.proposal.parent_checkpoint)
             for s in sealed
             if s.proposal is not None
         ]
         names = [*checkpoints, *(p.checkpoint for p in pending), head.point.checkpoint if head.point else ""]
-        self._number = max([self._number, *(plan.checkpoint_number(name) for name in names)])
+        self._checkpoints.seen(names)
         return plan.Facts(self._us, head, checkpoints, pending, seeding)
 
     def _take(self, step: plan.Step, head: TargetHead, sealed: list[Shipment]) -> bool:
@@ -272,7 +244,7 @@ class Replication:
                 self._hold(claimant, epoch)
                 return True
             case plan.Claim(reason):
-                self._claim(head, reason)
+                claim_machine(self._link, self._bench, head, reason)
             case plan.Settle():
                 sealed[0].discard()
                 self._void_tables("a point was committed whose acknowledgement was lost")
@@ -288,11 +260,11 @@ class Replication:
                     if read_note(shipment) is not None:
                         shipment.discard()
             case plan.Copy():
-                self._send_keys()
+                send_keys(self._link, self._bench, self._wrapped_keys)
                 self._copy(step, head)
                 return True
             case plan.Cycle():
-                self._send_keys()
+                send_keys(self._link, self._bench, self._wrapped_keys)
                 self._go_on(step, head, sealed)
                 return True
         return False
@@ -303,23 +275,6 @@ class Replication:
         self._move_if(ItemEvent.PAUSED, unless=(ItemState.PAUSED,))
         with self._changed:
             self._held = self._planned = True
-
-    def _claim(self, head: TargetHead, reason: str) -> None:
-        request = ClaimRequest(
-            machine=self._bench.machine,
-            machine_name=self._bench.name,
-            reason=reason,
-            nonce=secrets.token_hex(16),
-            expected_number=head.number,
-            expected_hash=head.hash,
-        )
-        claim = self._link.claim(request)
-        text = f"this gateway writes {self._bench.name} from epoch {claim.epoch} on: {reason}"
-        self._emit("replicate.claimed", Severity.INFORMATION, text)
-
-    def _send_keys(self) -> None:
-        for key, wrapped in self._wrapped_keys.items():
-            self._link.put_key(self._bench.machine, key, wrapped)
 
     def _go_on(self, step: plan.Cycle, head: TargetHead, sealed: list[Shipment]) -> None:
         """Cycle from the target's newest point, or from what an earlier process had sealed after it."""
@@ -339,7 +294,7 @@ class Replication:
             self._tidy_due = True
             for shipment in sealed:
                 assert shipment.proposal is not None
-                self._pending.append(Captured(shipment, shipment.proposal, None))
+                self._line.pending.append(Captured(shipment, shipment.proposal, None))
             self._changed.notify_all()
         if point is not None:
             self._move_if(ItemEvent.CYCLE_BEGUN, unless=(ItemState.PROTECTED,))
@@ -348,26 +303,27 @@ class Replication:
     def _copy(self, step: plan.Copy, head: TargetHead) -> None:
         """First copy or resynchronisation; returns once its point is committed."""
         self.board.move(ItemEvent.RESYNC_BEGUN if step.resync else ItemEvent.FIRST_COPY_BEGUN)
+        self._held = False
         progress = Progress(self._clock)
         self.board.progress = progress
         shipment = next((s for s in self._shipments() if read_note(s) is not None), None)
         if step.resync and not step.resume:
             self._tell_resync(step.why, head)
         if not step.resume:
-            self._drop_checkpoints()
+            self._checkpoints.drop_all()
         seed = Seed(
             self._bench,
             epoch=head.epoch,
             fresh=head.point is None,
-            name_checkpoint=lambda: self._next_checkpoint(head.epoch),
+            name_checkpoint=lambda: self._checkpoints.next_name(head.epoch),
             progress=progress,
             cancel=self._stop,
             on_wait=self._waiting_for_room,
         )
         captured = seed.run(shipment if step.resume else None)
-        self._sealed(captured, self._abandoned)
+        self._sealed(captured, self._line.generation)
         with self._changed:
-            while self._pending and not self._stop.is_set():
+            while self._line.pending and not self._stop.is_set():
                 self._changed.wait(0.5)
             done = self._committed is not None and self._committed.checkpoint == captured.proposal.checkpoint
             self._planned = done
@@ -398,16 +354,17 @@ class Replication:
             if self._stop.is_set() or not self._planned:
                 return
             tidy, self._tidy_due = self._tidy_due, False
-            wishes = list(self._wishes)
+            wishes = list(self._wishes.open)
             due = self._clock.monotonic() >= self._due
         self.board.watch_rpo()
         if tidy:
-            self._tidy()
+            committed = self._committed.checkpoint if self._committed else None
+            self._checkpoints.tidy(committed=committed, newest=self._tip)
         if wishes or due:
             self._cycle(wishes)
 
     def _something_to_do(self) -> bool:
-        return bool(self._stop.is_set() or self._wishes or self._tidy_due or not self._planned)
+        return bool(self._stop.is_set() or self._wishes.open or self._tidy_due or not self._planned)
 
     def _cycle(self, wishes: list[PointWish]) -> None:
         if not self._has_room():
@@ -418,12 +375,12 @@ class Replication:
         every = policy.application_consistent_frequency_seconds
         application = bool(wishes) or (every is not None and started >= self._application_due)
         self._due = started + policy.copy_frequency_seconds
-        generation = self._abandoned
-        since = plan.stand_in(self._tip, self._checkpoints())
+        generation = self._line.generation
+        since = plan.stand_in(self._tip, self._checkpoints.usable())
         if since is None:
             self._replan()
             return
-        name = self._next_checkpoint(self.board.epoch)
+        name = self._checkpoints.next_name(self.board.epoch)
         try:
             captured = run_cycle(
                 self._bench,
@@ -434,7 +391,7 @@ class Replication:
                 checkpoint=name,
                 quiesce=Quiesce.FREEZE if application else Quiesce.NONE,
                 # with nothing on its way a cycle larger than the cache has to wait for the link to take it
-                wait=not self._pending,
+                wait=not self._line.pending,
                 cancel=self._stop,
                 on_abandon=self._remember_need,
             )
@@ -444,9 +401,8 @@ class Replication:
             return
         if application:
             self._application_due = started + (every or 0.0)
-        self._wishes_by_checkpoint[name] = wishes
         with self._changed:
-            self._wishes = [w for w in self._wishes if w not in wishes]
+            self._wishes.captured(name, wishes)
         self._sealed(captured, generation)
         self._room_needed = max(ROOM_BYTES_MIN, captured.sent_bytes)
         self._move_if(ItemEvent.CYCLE_BEGUN, only=(ItemState.PAUSED,))
@@ -457,18 +413,12 @@ class Replication:
         """Hand a captured instant to the committing thread, unless what it stands on was given up."""
         proposal = captured.proposal
         with self._changed:
-            given_up = generation != self._abandoned
-            if not given_up:
-                self._pending.append(captured)
+            taken = self._line.add(captured, generation)
+            if taken:
                 self._tip = proposal.checkpoint
                 self._sizes = {disk.id: disk.size_bytes for disk in proposal.disks}
                 self._tidy_due = True
-                self._changed.notify_all()
-                wishes = []
-            else:
-                wishes = self._wishes_by_checkpoint.pop(proposal.checkpoint, [])
-            self._wishes += wishes
-        if given_up:
+        if not taken:
             captured.abandon()
             return
         self.board.captured(
@@ -477,9 +427,9 @@ class Replication:
 
     def _has_room(self) -> bool:
         with self._changed:
-            if not self._pending:
+            if not self._line.pending:
                 return True
-            return len(self._pending) < PENDING_MAX and self._bench.shipper.has_room(self._room_needed)
+            return len(self._line.pending) < PENDING_MAX and self._bench.shipper.has_room(self._room_needed)
 
     def _remember_need(self, encoded_bytes: int) -> None:
         self._room_needed = max(self._room_needed, 2 * encoded_bytes, ROOM_BYTES_MIN)
@@ -498,32 +448,7 @@ class Replication:
             self.board.watch_rpo()
         self._due = self._clock.monotonic()
 
-    # -- checkpoints and tables -----------------------------------------------------------------
-
-    def _next_checkpoint(self, epoch: int) -> str:
-        self._number += 1
-        return plan.checkpoint_name(epoch, self._number, secrets.token_hex(4))
-
-    def _checkpoints(self) -> list[str]:
-        """Ours at the source without those it called lost (a host may list one whose bitmap is dead)."""
-        return [name for name in self._bench.source.checkpoints() if name not in self._lost]
-
-    def _tidy(self) -> None:
-        """Forget what rule 9 does not keep; never while a capture is open, so always from this thread."""
-        committed = self._committed
-        source = self._bench.source
-        gone = plan.to_forget(
-            source.checkpoints(), committed=committed.checkpoint if committed else None, newest=self._tip
-        )
-        for name in gone:
-            crash_point(BEFORE_FORGET)
-            source.forget(name)
-            crash_point(AFTER_FORGET)
-
-    def _drop_checkpoints(self) -> None:
-        """Before everything is copied again no earlier checkpoint of ours is of use."""
-        for name in self._bench.source.checkpoints():
-            self._bench.source.forget(name)
+    # -- tables ---------------------------------------------------------------------------------
 
     def _expect_tables(self, point: CommittedPoint) -> bool:
         kept = [
@@ -542,64 +467,16 @@ class Replication:
     # -- committing -----------------------------------------------------------------------------
 
     def _commit_root(self) -> None:
-        while not self._stop.is_set():
-            with self._changed:
-                if not self._pending:
-                    self._changed.wait(1.0)
-                    continue
-                captured = self._pending[0]
-            try:
-                point = captured.shipment.commit(self._stop)
-                self._commit_done(captured, point)
-            except TransferCancelled:
-                continue
-            except SecondsiteError as error:
-                self.board.trouble(error, critical=not can_retry(error))
-                self._give_up(f"{error}")
-            except Exception as error:  # a thread's root: told; what was captured is captured again
-                log.exception("committing %s failed", self._bench.name)
-                text = f"committing {self._bench.name} failed: {type(error).__name__}: {error}"
-                self.board.warn("replicate.internal-error", text, critical=True)
-                self._give_up(text)
+        self._line.run(self._hooks)
 
-    def _commit_done(self, captured: Captured, point: CommittedPoint) -> None:
-        crash_point(AFTER_COMMIT)
-        if captured.logs is not None:
-            captured.logs.fold(epoch=point.epoch, point=point.number)
-        self.board.committed(point)
+    def _on_committed(self, _captured: Captured, point: CommittedPoint) -> None:
         self._move_if(ItemEvent.POINT_COMMITTED, unless=(ItemState.ENABLING, ItemState.DISABLING))
-        for wish in self._wishes_by_checkpoint.pop(point.checkpoint, []):
-            wish.taken = PointTaken(
-                number=point.number,
-                at=point.given_at,
-                consistency=point.consistency,
-                frozen_seconds=captured.proposal.frozen_seconds,
-                note=captured.note,
-            )
-            wish.done.set()
         with self._changed:
             self._committed = point
-            if self._pending and self._pending[0] is captured:
-                self._pending.popleft()
             self._tidy_due = True
-            self._changed.notify_all()
 
-    def _give_up(self, why: str) -> None:
-        """Abandon everything captured and not committed: it counts again from the last committed point."""
-        with self._changed:
-            given_up = list(self._pending)
-            self._pending.clear()
-            self._abandoned += 1
-            self._planned = False
-            for name in [c.proposal.checkpoint for c in given_up]:
-                self._wishes += self._wishes_by_checkpoint.pop(name, [])
-            # tables and their logs are let go of before the capturing thread plans again
-            for captured in reversed(given_up):
-                with contextlib.suppress(SecondsiteError):
-                    captured.abandon()
-            self._changed.notify_all()
-        text = f"{len(given_up)} captured instants of {self._bench.name} are given up: {why}"
-        self._emit("replicate.abandoned", Severity.WARNING, text)
+    def _on_given_up(self) -> None:
+        self._planned = False
 
     # -- small things ---------------------------------------------------------------------------
 
@@ -617,9 +494,6 @@ class Replication:
     def _emit(self, code: str, severity: Severity, text: str) -> None:
         self._bench.events.emit(code, severity, text, machine=self._bench.machine)
 
-    def _wait(self, seconds: float) -> None:
-        self._clock.wait(self._stop, seconds)
-
     def _pause_for(self, seconds: float) -> None:
         self.board.watch_rpo()
-        self._wait(seconds)
+        self._clock.wait(self._stop, seconds)
