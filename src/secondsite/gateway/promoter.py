@@ -33,7 +33,9 @@ ROOM_BYTES_MIN = 64 * MIB
 def wanted(state: State, points: list[Point], keep_points: int | None) -> int | None:
     """Which point to promote now; None when there is nothing to do.
 
-    The oldest point as long as there is no base, then whatever is older than the newest `keep_points`.
+    The oldest point as long as there is no base, then whatever is older than the newest `keep_points`; one
+    point at a time: points between what the base holds and the floor are in nobody's list any more, neither
+    the promotion's nor that of a view opened meanwhile.
     """
     if state.floor > state.promoted:
         return state.floor  # one that was cut off
@@ -42,7 +44,8 @@ def wanted(state: State, points: list[Point], keep_points: int | None) -> int | 
     if not state.promoted:
         return points[0].number
     if keep_points is not None and len(points) > keep_points:
-        return points[-keep_points].number
+        last = points[-keep_points].number
+        return next((p.number for p in points if state.promoted < p.number <= last), None)
     return None
 
 
@@ -119,10 +122,12 @@ class Promoter:
     def _attempt(self, journal: Journal) -> bool:
         """Promote what is to be promoted; False when that is to be tried again."""
         try:
-            number = wanted(journal.state(), journal.points(), self._keep_points)
-            if number is None:
-                return True
-            return self._promote(journal, number)
+            while not self._closing.is_set():
+                number = wanted(journal.state(), journal.points(), self._keep_points)
+                if number is None:
+                    return True
+                if not self._promote(journal, number):
+                    return False
         except (SecondsiteError, OSError) as error:
             text = f"promotion failed and is tried again, nothing is lost: {error}"
             self._events.emit("promote.failed", Severity.WARNING, text, machine=journal.machine)
@@ -153,7 +158,8 @@ class Promoter:
         done = promote(journal, number, keys, open_base, clock=self._clock)
         text = f"the base holds point {done.floor}: {format_bytes(done.written_bytes)} written"
         if done.floor < number:
-            text += f"; held back by {', '.join(done.held_back_by)}"
+            # a pin: an event each time it is tried would say nothing new
+            return False
         self._events.emit(
             "promote.done",
             Severity.INFORMATION,
