@@ -221,7 +221,9 @@ class SegmentWriter:
         )
         if self._length < len(self._buffer) // 2:
             # it may wait for the link: what it holds is then what was counted for it, not what was reserved
-            return memoryview(self._buffer[: self._length].copy()), ref
+            kept = np.empty(self._length, dtype=np.uint8)
+            kept[:] = self._buffer[: self._length]
+            return memoryview(kept), ref
         return self._view[: self._length], ref
 
 
