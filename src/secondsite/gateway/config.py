@@ -77,6 +77,8 @@ class GatewayConfig(_Section):
     # how much may wait while the link is cut; beyond it capture pauses
     cache_limit_bytes: Annotated[int, Field(ge=64 * MIB)] = 16 * GIB
     store: str | None = None  # URL of the replicas kept here; absent: this gateway receives nothing
+    # in a storage pool of this site: first copies become raw images here; absent: all stays in the journal
+    base_dir: Path | None = None
     vault_key: Path
     tls: Tls
     listen: Listen | None = None

@@ -12,6 +12,7 @@ import random
 import signal
 import sys
 import threading
+from collections.abc import Callable
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
@@ -26,6 +27,7 @@ from secondsite.gateway.events import EventLog
 from secondsite.gateway.exports import Exports, qemu_access
 from secondsite.gateway.fingerprints import Fingerprints
 from secondsite.gateway.pins import Pins
+from secondsite.gateway.promotion import Promoter
 from secondsite.gateway.receive import GatewayReceiver, PeerRule
 from secondsite.gateway.recover import Recovery
 from secondsite.gateway.recoverykey import RecoveryKeyGuard
@@ -38,6 +40,7 @@ from secondsite.journal.stores import open_store
 from secondsite.journal.view import BaseOf
 from secondsite.model.events import EventSink
 from secondsite.model.ids import DiskId, machine_id
+from secondsite.model.points import Point
 from secondsite.transfer.bandwidth import TokenBucket
 from secondsite.transfer.ingest import IngestServer
 from secondsite.transfer.link import HttpsLink
@@ -159,7 +162,7 @@ class Gateway:
             clock=self.clock,
             events=self.events,
             fingerprints=fingerprints.of,
-            on_commit=fingerprints.committed,
+            on_commit=self._on_commit(store, fingerprints),
         )
         server = IngestServer(
             receiver,
@@ -175,6 +178,22 @@ class Gateway:
             where = f"{config.listen.host}:{config.listen.port}"
             raise InvalidInput(what=f"the address {where}", why=str(error)) from error
         self._stop.callback(server.close)
+
+    def _on_commit(self, store: ObjectStore, fingerprints: Fingerprints) -> Callable[[Journal, Point], None]:
+        """What follows a commit: the fingerprints' tables, and the base of a first copy."""
+        if self._config.base_dir is None:
+            return fingerprints.committed
+        promoter = Promoter(
+            store, self._config.base_dir, vault=self._vault, clock=self.clock, events=self.events
+        )
+        promoter.start()
+        self._stop.callback(promoter.close)
+
+        def committed(journal: Journal, point: Point) -> None:
+            fingerprints.committed(journal, point)
+            promoter.committed(journal, point)
+
+        return committed
 
     def _open_source(self, fabric: Fabric) -> Protections:
         config = self._config

@@ -6,14 +6,15 @@ The rules, which every reader and writer of the chain follows:
 * A claim raises the epoch by one. A point counts when its epoch is the one in force at its number: it
   follows its own epoch's claim and precedes the next. A point that does not count is as if it were not there.
 * A point is committed by creating its record, after all its segments are durable: that is the commit point.
-* The chain is checked from the floor's record on, whose hash the machine's state holds; below are leftovers.
+* The chain is checked from the last promoted record on; the floor's hash is in the machine's state. What
+  lies between the two is being promoted: views still read it, but it is not listed any more.
 """
 
 from __future__ import annotations
 
 import secrets
 import threading
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
@@ -83,17 +84,20 @@ class Journal:
     def records(self) -> list[Record]:
         """Every record from the floor on, also those that do not count. Raises ChainBroken."""
         with self._lock:
-            self._refresh()
-            return list(self._chain.records)
+            floor = self._refresh().floor
+            return [record for record in self._chain.records if record.number >= floor]
 
     def points(self) -> list[Point]:
         """The points that count, oldest first. Raises ChainBroken."""
         with self._lock:
-            self._refresh()
-            return list(self._chain.points)
+            floor = self._refresh().floor
+            return self._chain.points[bisect_left(self._chain.points, floor, key=_number) :]
 
     def points_after(self, number: int) -> list[Point]:
-        """The points that count and are younger than `number`, oldest first. Raises ChainBroken."""
+        """The points that count and are younger than `number`, oldest first. Raises ChainBroken.
+
+        Also those below the floor that the bases do not hold yet: what a view is made of.
+        """
         with self._lock:
             self._refresh()
             return self._chain.points[bisect_right(self._chain.points, number, key=_number) :]
@@ -101,9 +105,9 @@ class Journal:
     def point(self, number: int) -> Point:
         """One of `points`. Raises PointUnknown, ChainBroken."""
         with self._lock:
-            self._refresh()
+            floor = self._refresh().floor
             point = self._chain.numbered.get(number)
-            if point is None:
+            if point is None or number < floor:
                 raise PointUnknown(machine=self._machine, number=number)
             return point
 
@@ -303,23 +307,23 @@ class Journal:
 
     # -- reading the chain ----------------------------------------------------------------------
 
-    def _refresh(self) -> None:
+    def _refresh(self) -> State:
         """Bring the cached chain up to date: a listing of the state, one probe, and what is new."""
         state = self._state.read()
         if self._chain.number < state.floor or not self._chain.number:
             self._chain = _Chain(self._machine)
             self._load(state)
-            return
-        self._chain.drop_below(state.floor)
+            return state
+        self._chain.drop_below(state.promoted)
         while True:
             try:
                 data = self._get(self._chain.number + 1)
             except ObjectMissing:
-                return
+                return state
             self._chain.add(data, state)
 
     def _load(self, state: State) -> None:
-        first = max(state.floor, 1)
+        first = max(state.promoted, 1)
         for name in self._store.list(log_prefix(self._machine), after=log_name(self._machine, first - 1)):
             number = max(self._chain.number + 1, first)
             if name != log_name(self._machine, number):
@@ -329,7 +333,7 @@ class Journal:
             except ObjectMissing:
                 # promoted away between the two calls: begin again at the new floor
                 newer = self._state.read()
-                if newer.floor <= number:
+                if newer.promoted <= number:
                     raise
                 self._chain = _Chain(self._machine)
                 self._load(newer)
@@ -343,7 +347,7 @@ class Journal:
 
 
 class _Chain:
-    """Decoded records from the floor on, with what is asked of them; grows by `add`, shrinks from below."""
+    """Decoded records from the last promoted one on, with what is asked of them."""
 
     def __init__(self, machine: MachineId) -> None:
         self._machine = machine
@@ -365,13 +369,15 @@ class _Chain:
         record = decode_record(data)
         found = record_hash(data)
         begins = not self.number
-        number = max(state.floor, 1) if begins else self.number + 1
+        number = max(state.promoted, 1) if begins else self.number + 1
         if record.machine != self._machine or record.number != number:
             raise self._broken(number, f"it is record {record.number} of machine {record.machine}")
-        if begins and state.floor:
-            if found != state.floor_hash or not isinstance(record, Point):
-                raise self._broken(number, "it is not the record the floor was set to")
-            self.epoch = record.epoch  # the floor was a point that counted
+        if number == state.floor and found != state.floor_hash:
+            raise self._broken(number, "it is not the record the floor was set to")
+        if begins and state.promoted:
+            if not isinstance(record, Point):
+                raise self._broken(number, "a claim cannot be what was promoted")
+            self.epoch = record.epoch  # it was a point that counted
         elif record.previous_hash != self.hash:
             raise self._broken(number, "the hash of the record before does not match")
         self.number, self.hash = number, found
@@ -392,18 +398,18 @@ class _Chain:
         self.numbered[point.number] = point
         self.segments.update((s.disk, s.id) for s in point.segments)
 
-    def drop_below(self, floor: int) -> None:
-        """Forget records below the floor."""
-        if not self.records or self.records[0].number >= floor:
+    def drop_below(self, number: int) -> None:
+        """Forget records below the last promoted one."""
+        if not self.records or self.records[0].number >= number:
             return
-        gone = [r for r in self.records if r.number < floor]
+        gone = [r for r in self.records if r.number < number]
         self.records = self.records[len(gone) :]
         for record in gone:
             del self.nonces[record.nonce]
             if self.numbered.pop(record.number, None) is not None:
                 assert isinstance(record, Point)
                 self.segments.difference_update((s.disk, s.id) for s in record.segments)
-        self.points = [p for p in self.points if p.number >= floor]
+        self.points = [p for p in self.points if p.number >= number]
 
     def _broken(self, number: int, why: str) -> ChainBroken:
         return ChainBroken(machine=self._machine, number=number, why=why)

@@ -1,0 +1,157 @@
+"""The journal against a dictionary of disks: writes, claims, pins, promotions, restarts in any order."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
+
+from secondsite.journal.chain_errors import EpochSuperseded, ParentMismatch, SegmentsMissing
+from secondsite.journal.names import parse_segment_name, segments_prefix
+from secondsite.journal.promote import garbage
+from secondsite.model.points import PointProposal
+from support.journal_model import DISKS, Replica
+
+# at the edges of sub-blocks and blocks, where mistakes live
+WRITE = st.tuples(
+    st.sampled_from([0, 1, 14, 15, 16, 17, 31, 48, 63, 64]),
+    st.sampled_from([1, 2, 15, 16, 17, 33]),
+    st.sampled_from(["random", "zero", "text"]),
+)
+PARTS = st.lists(st.lists(WRITE, min_size=1, max_size=3), max_size=2)
+
+
+class JournalMachine(RuleBasedStateMachine):
+    @initialize(seed=st.integers(0, 1 << 16))
+    def begin(self, seed: int) -> None:
+        self.replica = Replica(seed)
+        self.replica.claim()
+        self.last: PointProposal | None = None
+
+    @rule(first=PARTS, second=PARTS)
+    def point(
+        self, first: list[list[tuple[int, int, str]]], second: list[list[tuple[int, int, str]]]
+    ) -> None:
+        replica = self.replica
+        epoch = replica.journal.head().epoch
+        refs = [replica.segment(DISKS[0], epoch, part) for part in first]
+        refs += [replica.segment(DISKS[1], epoch, part) for part in second]
+        self.last = replica.proposal(refs)
+        replica.commit(self.last)
+
+    @rule()
+    def commit_again_after_a_lost_acknowledgement(self) -> None:
+        replica = self.replica
+        head = replica.journal.head()
+        if self.last is not None and head.point is not None and self.last.epoch == head.epoch:
+            again = replica.journal.commit(self.last, clock=replica.clock)
+            assert again.number == head.point.number
+
+    @rule()
+    def another_claim_ends_the_epoch(self) -> None:
+        replica = self.replica
+        stale = replica.proposal([])
+        replica.claim("gateway-b")
+        with pytest.raises(EpochSuperseded):
+            replica.journal.commit(stale, clock=replica.clock)
+        self.last = None
+
+    @rule()
+    def a_segment_that_is_not_there_stops_the_commit(self) -> None:
+        replica = self.replica
+        before = bytes(replica.now[DISKS[0]])
+        ref = replica.segment(DISKS[0], replica.journal.head().epoch, [(1, 1, "random")])
+        replica.now[DISKS[0]][:] = before
+        replica.store.delete(replica.journal.segment_name(ref))
+        with pytest.raises(SegmentsMissing, match=ref.id):
+            replica.journal.commit(replica.proposal([ref]), clock=replica.clock)
+
+    @rule(which=st.integers(0, 99))
+    def promote(self, which: int) -> None:
+        points = self.replica.journal.points()
+        if points:
+            self.replica.promote(points[which % len(points)].number)
+
+    @rule(which=st.integers(0, 99), holder=st.sampled_from(["test-1", "export-2"]))
+    def pin(self, which: int, holder: str) -> None:
+        points = self.replica.journal.points()
+        if points:
+            self.replica.journal.pin(points[which % len(points)].number, holder, "a test")
+
+    @rule(holder=st.sampled_from(["test-1", "export-2"]))
+    def unpin(self, holder: str) -> None:
+        self.replica.journal.unpin(holder)
+
+    @rule()
+    def restart(self) -> None:
+        self.replica.restart()
+
+    @invariant()
+    def every_point_reads_what_the_source_held(self) -> None:
+        if hasattr(self, "replica"):
+            self.replica.check()
+
+    @invariant()
+    def pinned_points_stay(self) -> None:
+        if hasattr(self, "replica"):
+            numbers = {point.number for point in self.replica.journal.points()}
+            assert {pin.number for pin in self.replica.journal.state().pins} <= numbers
+
+    @invariant()
+    def garbage_is_never_needed(self) -> None:
+        if hasattr(self, "replica"):
+            journal = self.replica.journal
+            epoch = journal.head().epoch
+            for name in garbage(journal):
+                parsed = parse_segment_name(name)
+                assert parsed is not None
+                assert parsed[0] < epoch
+                self.replica.store.delete(name)
+
+
+JournalMachine.TestCase.settings = settings(max_examples=40, stateful_step_count=25, deadline=None)
+TestJournal = JournalMachine.TestCase
+
+
+def test_promotion_leaves_the_journal_small() -> None:
+    replica = Replica(3)
+    replica.claim()
+    for _ in range(10):
+        replica.random_point()
+    last = replica.journal.points()[-1].number
+    done = replica.promote(last)
+    assert done.floor == last
+    assert list(replica.store.list(segments_prefix(replica.journal.machine))) == []
+    assert [point.number for point in replica.journal.points()] == [last]
+    replica.check()
+    replica.random_point()
+    replica.check()
+
+
+def test_a_pin_holds_the_floor_and_its_readers_segments() -> None:
+    replica = Replica(4)
+    replica.claim()
+    numbers = [replica.random_point().number for _ in range(6)]
+    replica.promote(numbers[0])
+    replica.journal.pin(numbers[2], "test-1", "a test failover")
+    before = set(replica.store.list(segments_prefix(replica.journal.machine)))
+    done = replica.promote(numbers[4])
+    assert done.floor == numbers[2]
+    assert done.held_back_by == ("test-1",)
+    # what the pinned reader may have open is all still there
+    assert set(replica.store.list(segments_prefix(replica.journal.machine))) == before
+    replica.check()
+    replica.journal.unpin("test-1")
+    assert replica.promote(numbers[4]).floor == numbers[4]
+    replica.check()
+
+
+def test_changes_must_be_counted_from_the_newest_point() -> None:
+    replica = Replica(5)
+    replica.claim()
+    first = replica.random_point()
+    replica.random_point()
+    replica.newest = first.checkpoint
+    with pytest.raises(ParentMismatch):
+        replica.journal.commit(replica.proposal([]), clock=replica.clock)
