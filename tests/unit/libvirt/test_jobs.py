@@ -8,6 +8,7 @@ from pathlib import Path
 import libvirt
 import pytest
 
+from secondsite.base.clock import FakeClock
 from secondsite.fabrics.libvirt import checkpoints, domxml, jobs, places, quiesce, space, tracking
 from secondsite.fabrics.libvirt.errors import HostUnready
 from secondsite.fabrics.libvirt.places import Places
@@ -45,12 +46,51 @@ def test_a_checkpoint_is_over_the_protected_disks_only() -> None:
     assert kinds == {"vda": "bitmap", "vdb": "no"}
 
 
-class NoLease:
+class CountedLease:
+    def __init__(self) -> None:
+        self.released = 0
+
     def renew(self) -> None:
         """Nothing."""
 
     def release(self) -> None:
-        """Nothing."""
+        """Counted."""
+        self.released += 1
+
+
+class OneGuard:
+    def __init__(self) -> None:
+        self.lease = CountedLease()
+
+    def job(self, machine: MachineId, *, seconds: float) -> CountedLease:
+        """See `quiesce.Guard`."""
+        return self.lease
+
+    def freeze(self, machine: MachineId, *, seconds: float) -> CountedLease:
+        """See `quiesce.Guard`."""
+        return self.lease
+
+
+class FakeDomain:
+    """A guest's agent that fails as told."""
+
+    def __init__(self, freeze: Exception | int, thaw: Exception | int) -> None:
+        self.freeze, self.thaw = freeze, thaw
+        self.thaws = 0
+
+    def agentSetResponseTimeout(self, seconds: int, flags: int) -> None:  # noqa: N802 - libvirt's name
+        assert seconds < quiesce.FREEZE_SECONDS_MAX
+
+    def fsFreeze(self, points: None, flags: int) -> int:  # noqa: N802 - libvirt's name
+        if isinstance(self.freeze, Exception):
+            raise self.freeze
+        return self.freeze
+
+    def fsThaw(self, points: None, flags: int) -> int:  # noqa: N802 - libvirt's name
+        self.thaws += 1
+        if isinstance(self.thaw, Exception):
+            raise self.thaw
+        return self.thaw
 
 
 LATE = quiesce.FREEZE_SECONDS_MAX
@@ -81,7 +121,7 @@ CASES = [
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 def test_labels_are_earned(case: Case) -> None:
-    frozen = quiesce.Freeze(NoLease(), asked_at=0.0, count=case.count, problem=case.problem)
+    frozen = quiesce.Freeze(CountedLease(), asked_at=0.0, count=case.count, problem=case.problem)
     earned = quiesce.judge(frozen, thawed=case.thawed, seconds=case.seconds, instant_given=case.given)
     assert earned.consistency is case.label
     assert bool(earned.note) == (case.label is not Consistency.APPLICATION)
@@ -167,3 +207,31 @@ def test_a_directory_qemu_cannot_pass_is_named(tmp_path: Path) -> None:
     closed.chmod(0o700)
     with pytest.raises(HostUnready, match=str(closed)):
         places.check_reachable(closed / "sockets", (64055, 108), confined=False)
+
+
+SILENT = FakeError(libvirt.VIR_ERR_AGENT_UNRESPONSIVE, "Guest agent is not responding: timed out")
+ABSENT = FakeError(libvirt.VIR_ERR_AGENT_UNRESPONSIVE, "Guest agent is not responding: not connected")
+NONE = FakeError(libvirt.VIR_ERR_CONFIG_UNSUPPORTED, "QEMU guest agent is not configured")
+
+
+@pytest.mark.parametrize(
+    ("freeze", "thaw", "label", "released", "thaws"),
+    [
+        (2, 2, Consistency.APPLICATION, 1, 1),
+        (NONE, 0, Consistency.CRASH, 1, 0),
+        (ABSENT, 0, Consistency.CRASH, 1, 0),
+        # it may freeze any moment now: the guard keeps the lease until a thaw is certain
+        (SILENT, SILENT, Consistency.CRASH, 0, 1),
+        (SILENT, 2, Consistency.CRASH, 1, 1),
+        (2, SILENT, Consistency.FILE_SYSTEM, 0, 1),
+    ],
+    ids=["works", "none", "not connected", "silent", "silent, then thawed", "thaw not confirmed"],
+)
+def test_the_guard_is_let_go_only_when_the_guest_is_certain_to_run(
+    freeze: Exception | int, thaw: Exception | int, label: Consistency, released: int, thaws: int
+) -> None:
+    guard, clock, domain = OneGuard(), FakeClock(), FakeDomain(freeze, thaw)
+    frozen = quiesce.freeze(domain, MACHINE, guard, clock)
+    earned = quiesce.thaw(domain, frozen, clock, instant_given=True)
+    assert earned.consistency is label
+    assert (guard.lease.released, domain.thaws) == (released, thaws)

@@ -55,6 +55,7 @@ class Freeze:
     asked_at: float  # monotonic
     count: int  # file systems that were frozen; 0: nothing was
     problem: str = ""
+    reached: bool = True  # whether the guest may have been told at all
 
 
 @dataclass(frozen=True)
@@ -75,7 +76,7 @@ def freeze(domain: Any, machine: MachineId, guard: Guard, clock: Clock) -> Freez
         domain.agentSetResponseTimeout(AGENT_SECONDS_MAX, 0)
         return Freeze(lease, asked_at, int(domain.fsFreeze(None, 0)))
     except libvirt.libvirtError as error:
-        return Freeze(lease, asked_at, 0, problem=words(error))
+        return Freeze(lease, asked_at, 0, problem=words(error), reached=not _never_reached(error))
 
 
 def thaw(domain: Any, frozen: Freeze, clock: Clock, *, instant_given: bool) -> Earned:
@@ -83,6 +84,9 @@ def thaw(domain: Any, frozen: Freeze, clock: Clock, *, instant_given: bool) -> E
 
     A thaw that fails keeps the lease: the guard goes on trying, from a connection of its own.
     """
+    if not frozen.reached:
+        frozen.lease.release()
+        return judge(frozen, thawed=0, seconds=0.0, instant_given=instant_given)
     try:
         thawed = int(domain.fsThaw(None, 0))
     except libvirt.libvirtError as error:
@@ -90,8 +94,6 @@ def thaw(domain: Any, frozen: Freeze, clock: Clock, *, instant_given: bool) -> E
         if not frozen.problem and frozen.count:
             note = f"the guest's agent did not confirm the thaw: {words(error)}"
             return Earned(Consistency.FILE_SYSTEM, seconds, note)
-        if _never_reached(error):
-            frozen.lease.release()
         return Earned(Consistency.CRASH, None, f"the guest could not be frozen: {frozen.problem}")
     seconds = clock.monotonic() - frozen.asked_at
     frozen.lease.release()
@@ -123,8 +125,12 @@ def judge(frozen: Freeze, *, thawed: int, seconds: float, instant_given: bool) -
 
 
 def _never_reached(error: libvirt.libvirtError) -> bool:
-    # No agent is connected, or none is configured: nothing can have been frozen through it.
-    return error.get_error_code() in {
+    # No agent is configured, or none has opened its end of the channel: nothing was sent. Every other error
+    # may have come after the agent got the command.
+    code = error.get_error_code()
+    if code == libvirt.VIR_ERR_AGENT_UNRESPONSIVE:
+        return "not connected" in words(error)
+    return code in {
         libvirt.VIR_ERR_CONFIG_UNSUPPORTED,
         libvirt.VIR_ERR_OPERATION_INVALID,
         libvirt.VIR_ERR_ARGUMENT_UNSUPPORTED,

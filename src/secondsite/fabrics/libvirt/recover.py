@@ -227,8 +227,11 @@ def _remove(domain: Any) -> None:
     assert recovered is not None, "only machines of ours are removed"
     record = domxml.parse(domain.metadata(libvirt.VIR_DOMAIN_METADATA_ELEMENT, NAMESPACE, 0))
     variables = [child.get("path", "") for child in record if _local(child) == "nvram"]
-    with contextlib.suppress(libvirt.libvirtError):
-        domain.destroy()  # not running is fine
+    try:
+        domain.destroy()
+    except libvirt.libvirtError:
+        if domain.isActive():
+            raise  # its files are not taken away beneath it
     # files before the record: what a crash leaves is still named by it
     for path in [
         *recovered.overlays,
