@@ -223,7 +223,7 @@ class SegmentWriter:
             # it may wait for the link: what it holds is then what was counted for it, not what was reserved
             kept = np.empty(self._length, dtype=np.uint8)
             kept[:] = self._buffer[: self._length]
-            return memoryview(kept), ref
+            return kept.data, ref
         return self._view[: self._length], ref
 
 
