@@ -338,7 +338,7 @@ def test_a_guest_that_others_stopped_stays_stopped(scene: Scene) -> None:
     scene.site.run("mount", "-t", "tmpfs", "-o", "size=12m,mode=755", "theirs", str(theirs))
     scene.fill(0x55)
     xml = (
-        f"<domainbackup mode='pull'><server transport='unix' socket='{scene.sockets}/theirs.sock'/>"
+        f"<domainbackup mode='pull'><server transport='unix' socket='{scene.sockets}/backup/theirs.sock'/>"
         f"<disks><disk name='vdb' backup='yes' type='file'><scratch file='{theirs}/vdb'/></disk></disks>"
         f"</domainbackup>"
     )
