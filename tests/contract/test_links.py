@@ -330,7 +330,9 @@ def test_the_writer_is_still_known_when_promotion_took_its_claim_away(rig: Rig) 
     head = journal.head()
     assert head.point is not None
     journal.update_state(
-        lambda state: msgspec.structs.replace(state, floor=head.number, floor_hash=head.hash)
+        lambda state: msgspec.structs.replace(
+            state, floor=head.number, floor_hash=head.hash, promoted=head.number
+        )
     )
     rig.store.delete(log_name(MACHINE, 1))
     restarted = GatewayReceiver(

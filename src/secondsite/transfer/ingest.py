@@ -186,6 +186,9 @@ class IngestServer:
         except OSError as error:  # ssl.SSLError is one
             text = f"the TLS handshake with {address} failed: {handshake_reason(error)}"
             self._events.emit("ingest.handshake-refused", Severity.WARNING, text, address=address)
+            # closing with the peer's request unread would reset the connection, and the alert with it
+            with contextlib.suppress(OSError):
+                _shutdown_write(secured)
             secured.close()
             return None
         finally:
@@ -382,6 +385,14 @@ def _error_body(error: SecondsiteError) -> bytes:
 
 def _failure(error: SecondsiteError) -> Answer:
     return Answer(wire.status_of(error), _error_body(error))
+
+
+def _shutdown_write(sock: socket.socket) -> None:
+    socket.socket.shutdown(sock, socket.SHUT_WR)
+    sock.settimeout(1.0)
+    for _ in range(16):
+        if not socket.socket.recv(sock, 65536):
+            return
 
 
 def _shutdown(sock: socket.socket) -> None:

@@ -315,7 +315,7 @@ class Connection:
     def _broken(self, error: OSError) -> SecondsiteError:
         # With TLS 1.3 the client is done before the server has judged its certificate: the refusal arrives as
         # an alert at the first read, and a write may meet the closed connection before that.
-        if not isinstance(error, ssl.SSLError):
+        if not isinstance(error, ssl.SSLError) or isinstance(error, ssl.SSLEOFError):
             with contextlib.suppress(TimeoutError, ConnectionError):
                 try:
                     self._sock.settimeout(1.0)
