@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from support.gateway_pair import B, Pair
 
 from secondsite.base.clock import SystemClock
 from secondsite.base.units import MIB
@@ -18,6 +17,7 @@ from secondsite.journal.chain import Journal
 from secondsite.journal.keys import KeyRing
 from secondsite.journal.store_local import LocalStore
 from secondsite.journal.view import open_view
+from support.gateway_pair import B, Pair
 
 
 def until(condition: Callable[[], bool], what: str, seconds: float = 60) -> None:

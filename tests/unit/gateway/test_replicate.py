@@ -6,10 +6,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from support.source_rig import Rig
 
 from secondsite.model.points import Consistency
 from secondsite.model.states import ItemState
+from support.source_rig import Rig
 
 
 @pytest.fixture

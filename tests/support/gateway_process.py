@@ -1,0 +1,18 @@
+"""A whole gateway over a `ReplayedFabric` as a process of its own, to be killed at a mark."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from pathlib import Path
+
+from secondsite.base.clock import SystemClock
+from secondsite.gateway.config import load_config
+from secondsite.gateway.main import Gateway, serve
+from support.guest_log import ReplayedFabric
+
+if __name__ == "__main__":
+    logging.basicConfig(stream=sys.stderr, level=logging.INFO)
+    config, directory = map(Path, sys.argv[1:3])
+    fabric = ReplayedFabric(directory, SystemClock())
+    sys.exit(serve(Gateway(load_config(config), fabric=fabric)))
