@@ -78,6 +78,7 @@ class Gateways:
             "cache_dir": str(home / "cache"),
             "cache_limit_bytes": spool_bytes,
             "store": f"file://{home / 'store'}",
+            "base_dir": str(site.disks / "replicas"),
             "vault_key": str(home / "vault.key"),
             "listen": {"host": site.address, "port": TRANSFER_PORT},
             "tls": {
