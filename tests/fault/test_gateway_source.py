@@ -164,7 +164,7 @@ def test_a_disk_that_grows_reads_zeros_in_its_new_part(rig: Rig) -> None:
     rig.fabric.resize(rig.machine, "vdb", 6 * MIB + 512)
     rig.fabric.write(rig.machine, "vdb", 5 * MIB, b"new" * 1000)
     number = check_next_point(rig, replication)
-    assert {d.id: d.size_bytes for d in rig.journal.point(number).disks}["vdb"] == 6 * MIB + 512
+    assert {str(d.id): d.size_bytes for d in rig.journal.point(number).disks}["vdb"] == 6 * MIB + 512
     assert "capture.table-void" in rig.codes()
     assert rig.view(old) == before, "a view has its point's size"
     rig.fabric.resize(rig.machine, "vdb", 3 * MIB)

@@ -1,0 +1,112 @@
+"""The planner: facts in, one step out. Checkpoints are drawn as their numbers."""
+
+from __future__ import annotations
+
+import pytest
+
+from secondsite.gateway import plan
+from secondsite.gateway.plan import (
+    Claim,
+    Copy,
+    Cycle,
+    Drop,
+    DropSeeding,
+    Facts,
+    Hold,
+    Pending,
+    Seeding,
+    Settle,
+)
+from secondsite.model.ids import MachineId
+from secondsite.model.points import Consistency
+from secondsite.transfer.protocols import CommittedPoint, TargetHead
+
+MACHINE = MachineId("7d3c2a52-6a50-4e6b-9d0f-0f6f7b1d2c11")
+
+
+def c(number: int) -> str:
+    return plan.checkpoint_name(1, number, "0badcafe")
+
+
+def head(point: int | None = None, *, epoch: int = 1, claimant: str | None = "a") -> TargetHead:
+    committed = None
+    if point is not None:
+        committed = CommittedPoint(
+            number=point,
+            epoch=epoch,
+            nonce="0" * 32,
+            checkpoint=c(point),
+            parent_checkpoint=None,
+            asked_at="",
+            given_at="",
+            committed_at="",
+            consistency=Consistency.CRASH,
+            disks=(),
+        )
+    return TargetHead(machine=MACHINE, number=9, epoch=epoch, claimant=claimant, point=committed)
+
+
+def facts(
+    at: TargetHead, *checkpoints: int, pending: tuple[Pending, ...] = (), seeding: Seeding | None = None
+) -> Facts:
+    return Facts("a", at, [c(number) for number in checkpoints], pending, seeding)
+
+
+def p(number: int, parent: int | None, *, epoch: int = 1) -> Pending:
+    return Pending(epoch, c(number), None if parent is None else c(parent))
+
+
+NEW = TargetHead(machine=MACHINE)
+CASES = {
+    "nobody writes it yet": (facts(NEW), Claim),
+    "another gateway writes it": (facts(head(4, claimant="b"), 4), Hold),
+    "claimed and nothing copied": (facts(head()), Copy),
+    "goes on from its point": (facts(head(4), 4, 5), Cycle),
+    "the point's checkpoint is gone, an older one stands in": (facts(head(4), 3, 5), Cycle),
+    "no checkpoint is as old as the point": (facts(head(4), 5), Copy),
+    "sealed instants attach": (facts(head(4), 4, 5, 6, pending=(p(5, 4), p(6, 5))), Cycle),
+    "the oldest was committed, its answer lost": (facts(head(4), 4, pending=(p(4, 3), p(5, 4))), Settle),
+    "sealed instants of another lineage": (facts(head(4), 4, pending=(p(9, 8),)), Drop),
+    "sealed in an older epoch": (facts(head(4, epoch=2), 4, pending=(p(5, 4),)), Drop),
+    "a sealed first copy": (facts(head(), 4, pending=(p(4, None),)), Cycle),
+    "the target lost all it had": (facts(NEW, 4, pending=(p(5, 4),)), Drop),
+    "an interrupted copy goes on": (facts(head(), 2, seeding=Seeding(1, c(2), resync=False)), Copy),
+    "its checkpoint died": (facts(head(), seeding=Seeding(1, c(2), resync=False)), DropSeeding),
+    "its epoch is over": (facts(head(epoch=2), 2, seeding=Seeding(1, c(2), resync=False)), DropSeeding),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_next_step(case: str) -> None:
+    given, expected = CASES[case]
+    assert isinstance(plan.next_step(given), expected)
+
+
+def test_details_of_steps() -> None:
+    assert plan.next_step(facts(head(4), 3, 5)) == Cycle(since=c(3), parent=c(4))
+    assert plan.next_step(facts(head(4), 4, 5, pending=(p(5, 4),))) == Cycle(since=c(5), parent=c(5))
+    drop = plan.next_step(facts(head(4), 4, pending=(p(5, 4), p(7, 6))))
+    assert isinstance(drop, Drop)
+    assert drop.count == 1, "only from the gap on"
+    resync = plan.next_step(facts(head(4)))
+    assert isinstance(resync, Copy)
+    assert resync.resync
+    assert not resync.resume
+
+
+@pytest.mark.parametrize(
+    ("there", "committed", "newest", "gone"),
+    [
+        ([4, 5], 5, 5, [4]),
+        ([4, 5, 6, 7, 8, 9], 4, 9, []),  # the committed, four, the newest
+        ([4, 5, 6, 7, 8, 9, 10, 11], 4, 11, [5, 6]),
+        ([3, 6], 4, 6, []),  # 3 stands in for the committed 4, which is gone
+        ([5, 6], 4, 6, []),  # nothing stands in: nothing may go
+        ([4, 5], None, 5, []),
+    ],
+)
+def test_what_may_be_forgotten(there: list[int], committed: int | None, newest: int, gone: list[int]) -> None:
+    found = plan.to_forget(
+        [c(n) for n in there], committed=None if committed is None else c(committed), newest=c(newest)
+    )
+    assert found == [c(n) for n in gone]
