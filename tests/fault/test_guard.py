@@ -91,6 +91,14 @@ class Scene:
         assert process.running(), process.log.read_text()
         return process
 
+    def try_to_hold(self) -> str:
+        """What a second process says that wants a capture, too."""
+        self.holders += 1
+        words = [sys.executable, guard_holder.__file__, json.dumps(self.options("job", 60, None))]
+        process = self.site.spawn(f"holder-{os.getpid()}-{self.holders}", words)
+        self.until(lambda: not process.running(), "the second holder's end", seconds=60)
+        return process.log.read_text()
+
     def kill(self, holder: SiteProcess) -> None:
         """Kill a holder, stopped or not; nsenter above it stops and goes on with it."""
         holder.signal(signal.SIGKILL)
@@ -237,6 +245,14 @@ def test_a_killed_holders_job_is_ended(scene: Scene) -> None:
     scene.until(lambda: not scene.job_open(), "the job's end")
     scene.until(lambda: scene.told("guard.job-ended", "its holder died"), "the event")
     assert scene.running()
+
+
+def test_a_living_holders_job_is_not_taken_from_it(scene: Scene) -> None:
+    holder = scene.hold("job")
+    assert "another process of secondsite captures it" in scene.try_to_hold()
+    assert scene.job_open()
+    scene.kill(holder)
+    scene.until(lambda: not scene.job_open(), "the job's end")
 
 
 def test_a_wedged_holders_job_is_ended_at_the_deadline(scene: Scene) -> None:

@@ -70,6 +70,10 @@ class OneGuard:
         """See `quiesce.Guard`."""
         return self.lease
 
+    def held_elsewhere(self, machine: MachineId) -> bool:
+        """See `quiesce.Guard`."""
+        return False
+
 
 class FakeDomain:
     """A guest's agent that fails as told."""

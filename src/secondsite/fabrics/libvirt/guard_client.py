@@ -7,6 +7,7 @@ started again, and told of every lease that is still alive.
 from __future__ import annotations
 
 import contextlib
+import os
 import secrets
 import socket
 import subprocess
@@ -160,6 +161,14 @@ class GuardClient(Guard):
     def freeze(self, machine: MachineId, *, seconds: float) -> GuardLease:
         """See `Guard.freeze`."""
         return self._hold("freeze", machine, seconds)
+
+    def held_elsewhere(self, machine: MachineId) -> bool:
+        """See `Guard.held_elsewhere`."""
+        leases = self.send(wire.Request(op="status")).leases
+        return any(
+            held.kind == "job" and held.machine == machine and held.pid not in {0, os.getpid()}
+            for held in leases
+        )
 
     def ensure(self) -> None:
         """Have a guard that knows every lease of ours."""

@@ -46,6 +46,9 @@ class Guard(Protocol):
     def freeze(self, machine: MachineId, *, seconds: float) -> Lease:
         """Ask for a thaw `seconds` from now, or when this process dies."""
 
+    def held_elsewhere(self, machine: MachineId) -> bool:
+        """Whether another living process holds a job on the machine."""
+
 
 @dataclass
 class Freeze:

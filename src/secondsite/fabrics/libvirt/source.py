@@ -139,7 +139,10 @@ class LibvirtSource(Source):
         missing = sorted(set(self._devs) - {disk.dev for disk in found.disks})
         if missing:
             raise SourceGone(machine=self._name, why=f"it has no disk {', '.join(missing)} any more")
-        if jobs.abort_ours(found.domain, self._hands.places, self._id, self._hands.clock):
+        ours = jobs.is_ours(found.domain, self._hands.places, self._id)
+        if ours and self._hands.guard.held_elsewhere(self._id):
+            raise SourceBusy(machine=self._name, why="another process of secondsite captures it")
+        if ours and jobs.abort_ours(found.domain, self._hands.places, self._id, self._hands.clock):
             text = f"A backup job that an earlier process left open on {self._name} was ended."
             self._hands.events.emit("capture.job-ended", Severity.WARNING, text, machine=self._id)
         elif found.domain.jobInfo()[0] != libvirt.VIR_DOMAIN_JOB_NONE:
