@@ -18,6 +18,7 @@ from urllib.parse import unquote, urlsplit
 
 from secondsite.base.clock import Clock, SystemClock
 from secondsite.base.errors import InvalidInput
+from secondsite.base.memory import give_back_large_buffers
 from secondsite.base.units import MIB
 from secondsite.fabrics.base import Fabric
 from secondsite.gateway.config import FabricSettings, GatewayConfig, load_config
@@ -317,4 +318,5 @@ def run(config: Path) -> int:
     logging.basicConfig(
         stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s"
     )
+    give_back_large_buffers()
     return serve(Gateway(load_config(config)))
