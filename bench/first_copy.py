@@ -11,7 +11,7 @@ data and not of holes, medians.
 from __future__ import annotations
 
 import shutil
-import time
+from datetime import UTC, datetime
 from pathlib import Path
 
 from bench import disks, machines, peers
@@ -56,10 +56,10 @@ _PEERS = ("virtnbdbackup", "qemu_img", "qemu_img_tuned", "nbdcopy")
 def _ours(sites: Pair) -> tuple[Cost, float]:
     """Protect, wait for the first point, end the protection; returns the larger gateway's memory too."""
     with Watch(sites.gateway_pids()) as watch:
-        start = time.perf_counter()
+        start = datetime.now(UTC)
         sites.gateways.protect(MACHINE, copy_frequency_seconds=3600)
-        sites.wait_for_points(MACHINE, 1)
-        seconds = time.perf_counter() - start
+        sites.wait_for_points(MACHINE, 1, poll_seconds=0.25)
+        seconds = (sites.last_committed_at(MACHINE) - start).total_seconds()
     sites.unprotect(MACHINE)
     return Cost(seconds, sum(watch.cpu_seconds.values())), max(watch.memory_mib.values())
 

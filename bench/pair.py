@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from datetime import datetime
 
 from bench.measure import anonymous_mib, cpu_seconds_of
 from secondsite.base.errors import SecondsiteError
@@ -29,8 +30,13 @@ class Pair:
         with self.gateways.client(self.sites.a) as client:
             return client.protection(machine)
 
-    def wait_for_points(self, machine: str, count: int, *, seconds: float = 300) -> ProtectionStatus:
-        """Until `count` points were committed since the gateway began to count."""
+    def wait_for_points(
+        self, machine: str, count: int, *, poll_seconds: float = 0.02, seconds: float = 120
+    ) -> ProtectionStatus:
+        """Until `count` points were committed since the gateway began to count.
+
+        poll_seconds: asking costs the gateway some milliseconds; ask rarely where that is measured too.
+        """
         with self.gateways.client(self.sites.a) as client:
             deadline = time.monotonic() + seconds
             while time.monotonic() < deadline:
@@ -39,8 +45,13 @@ class Pair:
                     return status
                 if status.state in FAILED:
                     raise RuntimeError(f"protection of {machine} failed: {status.note}")
-                time.sleep(0.01)
+                time.sleep(poll_seconds)
         raise RuntimeError(f"{machine} has {status.points} points, {status.state}, {status.note}")
+
+    def last_committed_at(self, machine: str) -> datetime:
+        """When B committed its newest point of a machine, by the clock both sites share here."""
+        with self.gateways.client(self.sites.b) as client:
+            return datetime.fromisoformat(client.points(machine)[-1].committed_at)
 
     def unprotect(self, machine: str) -> None:
         """End a protection, so that the next first copy starts from nothing."""
