@@ -20,11 +20,8 @@ from secondsite.lab.signals import interruptible, uninterrupted
 from secondsite.lab.sites import Sites, open_sites
 from secondsite.lab.witness import CHANNELS
 
-# One lab a machine stays up; tests and the demo have fresh roots and do not meet it.
-DEFAULT_ROOT = Path("/var/tmp/secondsite-lab")  # noqa: S108 - made by root with mode 0755, refused if foreign
 
-
-def up(root: Path = DEFAULT_ROOT) -> int:
+def up(root: Path) -> int:
     """Make the sites, start both gateways and a guest under load, and say what can be done with them."""
     console = Console()
     sites = Sites(root)
@@ -49,14 +46,14 @@ def up(root: Path = DEFAULT_ROOT) -> int:
     return int(Outcome.OK)
 
 
-def down(root: Path = DEFAULT_ROOT) -> int:
+def down(root: Path) -> int:
     """Remove the lab; there being none is fine."""
     with uninterrupted():
         Sites(root).down()
     return int(Outcome.OK)
 
 
-def status(*, as_json: bool, root: Path = DEFAULT_ROOT) -> int:
+def status(*, as_json: bool, root: Path) -> int:
     """Say what runs; the exit code is NOT_FOUND when there is no lab."""
     console = Console()
     quiet_libvirt()

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from secondsite.journal import base_sums, state
 from secondsite.journal import format as fmt
 
 TEXT = (Path(__file__).resolve().parents[3] / "FORMAT.md").read_text()
@@ -20,6 +21,8 @@ SIZES = {
     "Index row": fmt.INDEX_DTYPE.itemsize,
     "Record header": fmt.RECORD_HEADER.size,
     "Box header": fmt.BOX_HEADER.size,
+    "State header": state.HEADER.size,
+    "Sums header": base_sums.HEADER.size,
 }
 
 
