@@ -48,7 +48,7 @@ SLICE_SECONDS = 20.0
 SMALL_BYTES = 64 * MIB
 INCREMENTS_MAX = 8
 # A slice ends early when the cache has less room than the pipeline may still put into it.
-ROOM_BYTES = 64 * MIB
+ROOM_BYTES = 32 * MIB
 
 
 class SeedNote(msgspec.Struct, frozen=True, kw_only=True):
