@@ -41,6 +41,7 @@ def run(report: Report, work: Path) -> None:  # noqa: ARG001 - every bench is ca
                 changed[name] = [_changed_cycle(sites, machine, offsets) for _ in range(ROUNDS)]
                 empty = _empty_cycles(sites, machine.name)
                 sites.unprotect(machine.name)
+            image.unlink()
             report.add(_empty_figure(name, empty))
     for name, found in changed.items():
         report.add(Figure(f"cycle_64mib_{name}_s", median(found), "s", note=spread(found)))

@@ -22,6 +22,7 @@ from support.nbd_peers import qemu_nbd, uri
 
 ROUNDS = 3
 MACHINE = "bench"
+PEERS = ("virtnbdbackup", "qemu_img", "qemu_img_tuned", "nbdcopy")
 
 
 def run(report: Report, work: Path) -> None:
@@ -29,46 +30,46 @@ def run(report: Report, work: Path) -> None:
     peers.install()
     raw = work / "mixed.raw"
     data_bytes = disks.make_mixed(raw)
-    costs: dict[str, list[Cost]] = {name: [] for name in ("ours", *_PEERS)}
+    costs: dict[str, list[Cost]] = {name: [] for name in ("ours", *PEERS)}
     memory: list[float] = []
     with pair() as sites:
         site = sites.sites.a
         image = site.disks / f"{MACHINE}.qcow2"
         machines.qcow2_of(raw, image)
         output = work / "output"
-        with machines.idle_machine(site, MACHINE, image, start=False) as machine:
-            for _ in range(ROUNDS):
-                for name in _PEERS:
+        for number in range(ROUNDS):
+            # a machine that B has never seen: for one it knows, a first copy is a comparison
+            name = f"{MACHINE}-{number}"
+            with machines.idle_machine(site, name, image, start=False) as machine:
+                for peer in PEERS:
                     settle()
-                    costs[name].append(_peer(name, sites, image, output))
+                    costs[peer].append(_peer(peer, sites, machine, output))
                     _remove(output)
                 with machine.running():
                     settle()
-                    cost, anonymous = _ours(sites)
+                    cost, anonymous = ours(sites, name)
                 costs["ours"].append(cost)
                 memory.append(anonymous)
+                sites.wait_until_quiet()  # B goes on: what was committed becomes the replica's base
     _report(report, costs, memory, data_bytes)
 
 
-_PEERS = ("virtnbdbackup", "qemu_img", "qemu_img_tuned", "nbdcopy")
-
-
-def _ours(sites: Pair) -> tuple[Cost, float]:
+def ours(sites: Pair, machine: str) -> tuple[Cost, float]:
     """Protect, wait for the first point, end the protection; returns the larger gateway's memory too."""
     with Watch(sites.gateway_pids()) as watch:
         start = datetime.now(UTC)
-        sites.gateways.protect(MACHINE, copy_frequency_seconds=3600)
-        sites.wait_for_points(MACHINE, 1, poll_seconds=0.25)
-        seconds = (sites.last_committed_at(MACHINE) - start).total_seconds()
-    sites.unprotect(MACHINE)
+        sites.gateways.protect(machine, copy_frequency_seconds=3600)
+        sites.wait_for_points(machine, 1, poll_seconds=0.25)
+        seconds = (sites.last_committed_at(machine) - start).total_seconds()
+    sites.unprotect(machine)
     return Cost(seconds, sum(watch.cpu_seconds.values())), max(watch.memory_mib.values())
 
 
-def _peer(name: str, sites: Pair, image: Path, output: Path) -> Cost:
+def _peer(name: str, sites: Pair, machine: machines.IdleMachine, output: Path) -> Cost:
     if name == "virtnbdbackup":
-        return peers.virtnbdbackup(sites.sites.a, MACHINE, output)
+        return peers.virtnbdbackup(sites.sites.a, machine.name, output)
     socket_path = output.with_name("peer.sock")
-    with qemu_nbd(image, socket_path, image_format="qcow2"):
+    with qemu_nbd(machine.image, socket_path, image_format="qcow2"):
         if name == "nbdcopy":
             return peers.nbdcopy(uri(socket_path), output)
         return peers.qemu_img_zstd(uri(socket_path), output, tuned=name.endswith("tuned"))
@@ -93,7 +94,7 @@ def _report(report: Report, costs: dict[str, list[Cost]], memory: list[float], d
 
     targets = {"virtnbdbackup": 2.5, "qemu_img": 1.4}
     report.add(Figure("first_copy_mb_s", median(rate("ours")), "MB/s", note=spread(rate("ours"))))
-    for name in _PEERS:
+    for name in PEERS:
         report.add(
             Figure(
                 f"first_copy_vs_{name}",

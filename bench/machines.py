@@ -60,7 +60,7 @@ class IdleMachine:
 
 @contextlib.contextmanager
 def idle_machine(site: Site, name: str, image: Path, *, start: bool = True) -> Iterator[IdleMachine]:
-    """Define a machine on a qcow2 image in the site's pool; it is gone afterwards, the image too."""
+    """Define a new machine, with an identity of its own, on a qcow2 image; gone afterwards."""
     xml = f"""
       <domain type='qemu'>
         <name>{name}</name><memory unit='MiB'>64</memory><vcpu>1</vcpu>
@@ -84,7 +84,6 @@ def idle_machine(site: Site, name: str, image: Path, *, start: bool = True) -> I
             domain.undefineFlags(
                 libvirt.VIR_DOMAIN_UNDEFINE_CHECKPOINTS_METADATA | libvirt.VIR_DOMAIN_UNDEFINE_NVRAM
             )
-            image.unlink(missing_ok=True)
 
 
 def qcow2_of(raw: Path, image: Path) -> None:

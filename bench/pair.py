@@ -13,7 +13,8 @@ from bench.measure import anonymous_mib, cpu_seconds_of
 from secondsite.base.errors import SecondsiteError
 from secondsite.gateway.messages import ProtectionState, ProtectionStatus
 from secondsite.lab.gateways import Gateways
-from secondsite.lab.sites import Sites, fresh_root
+from secondsite.lab.roots import fresh_root
+from secondsite.lab.sites import Sites
 
 FAILED = {ProtectionState.FAILED, ProtectionState.DISABLING}
 
@@ -57,6 +58,16 @@ class Pair:
         """End a protection, so that the next first copy starts from nothing."""
         with self.gateways.client(self.sites.a) as client, contextlib.suppress(SecondsiteError):
             client.unprotect(machine)
+
+    def wait_until_quiet(self, *, seconds: float = 120) -> None:
+        """Until neither gateway has used a twentieth of a core for a second."""
+        deadline = time.monotonic() + seconds
+        while time.monotonic() < deadline:
+            before = sum(map(cpu_seconds_of, self.gateway_pids()))
+            time.sleep(1)
+            if sum(map(cpu_seconds_of, self.gateway_pids())) - before < 0.05:
+                return
+        raise RuntimeError("the gateways do not come to rest")
 
     def gateway_pids(self) -> list[int]:
         """Process numbers of both gateways."""
