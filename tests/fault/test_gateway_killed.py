@@ -20,6 +20,7 @@ from pathlib import Path
 import pytest
 
 from secondsite.base.clock import SystemClock
+from secondsite.base.crash import MARKS
 from secondsite.base.errors import SecondsiteError
 from secondsite.base.units import KIB
 from secondsite.gateway.messages import ProtectionState
@@ -37,6 +38,7 @@ SECONDS = 60.0
 
 CRASHES = [
     "seed.after-slice",
+    "seed.after-increment",
     "seed.before-seal",
     "cycle.after-capture:2",
     "cycle.before-seal:2",
@@ -129,6 +131,11 @@ def killed() -> Iterator[Killed]:
         made = Killed(Path(name))
         yield made
         made.close()
+
+
+def test_every_step_of_the_source_is_killed() -> None:
+    ours = {mark for mark in MARKS if mark.startswith(("seed.", "cycle.", "replicate.", "subblocks."))}
+    assert ours == {crash.partition(":")[0] for crash in CRASHES}
 
 
 @pytest.mark.parametrize("crash", CRASHES)

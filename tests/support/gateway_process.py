@@ -7,12 +7,14 @@ import sys
 from pathlib import Path
 
 from secondsite.base.clock import SystemClock
+from secondsite.gateway import seed
 from secondsite.gateway.config import load_config
 from secondsite.gateway.main import Gateway, serve
 from support.guest_log import ReplayedFabric
 
 if __name__ == "__main__":
     logging.basicConfig(stream=sys.stderr, level=logging.INFO)
+    seed.SMALL_BYTES = 0  # a copy of a few MiB goes through several increments, as one of TiB does
     config, directory = map(Path, sys.argv[1:3])
     fabric = ReplayedFabric(directory, SystemClock())
     sys.exit(serve(Gateway(load_config(config), fabric=fabric)))
