@@ -12,8 +12,9 @@ from pathlib import Path
 import pytest
 
 from secondsite.lab import processes
-from secondsite.lab.errors import LabExists
-from secondsite.lab.sites import Sites, fresh_root
+from secondsite.lab.errors import LabExists, LabRootForeign
+from secondsite.lab.roots import fresh_root
+from secondsite.lab.sites import Sites
 from support.lab import boot_files, namespaces_of, processes_in, running_sites, traces
 
 pytestmark = [pytest.mark.e2e, pytest.mark.libvirt, pytest.mark.fault, pytest.mark.timeout(300)]
@@ -109,3 +110,16 @@ def test_two_labs_do_not_meet() -> None:
         one.link(one.b, up=False)
         ping = ["busybox", "ping", "-c", "1", "-W", "1", other.b.address]
         assert "1 packets received" in other.a.run(*ping)
+
+
+def test_a_directory_that_is_no_labs_is_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "precious").write_text("mine")
+    with pytest.raises(LabRootForeign):
+        Sites(tmp_path).up(attached=True)
+    with pytest.raises(LabRootForeign):
+        Sites(tmp_path).down()
+    assert (tmp_path / "precious").read_text() == "mine"
+    trap = tmp_path / "trap"
+    trap.symlink_to(tmp_path)
+    with pytest.raises(LabRootForeign):
+        Sites(trap).up(attached=True)

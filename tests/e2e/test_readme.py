@@ -12,7 +12,7 @@ import pytest
 
 from secondsite.lab import commands
 from secondsite.lab.guest import build_boot_files
-from secondsite.lab.sites import fresh_root
+from secondsite.lab.roots import fresh_root
 
 ROOT = Path(__file__).resolve().parents[2]
 MARKER = "<!-- tests/e2e/test_readme.py runs these lines -->"

@@ -12,7 +12,8 @@ from secondsite.base.units import MIB
 from secondsite.lab.guest import BootFiles, build_boot_files
 from secondsite.lab.machine import Guest, GuestSpec, create_guest
 from secondsite.lab.place import Site
-from secondsite.lab.sites import Sites, fresh_root, remove_stale_roots
+from secondsite.lab.roots import fresh_root
+from secondsite.lab.sites import Sites, remove_stale_labs
 from secondsite.lab.witness import Witness
 
 SMALL_GUEST = GuestSpec(
@@ -34,7 +35,7 @@ def boot_files() -> BootFiles:
 @contextmanager
 def running_sites(scratch_bytes: int = 512 * MIB) -> Iterator[Sites]:
     """Two fresh sites, gone afterwards."""
-    remove_stale_roots()
+    remove_stale_labs()
     sites = Sites(fresh_root())
     try:
         sites.up(attached=True, scratch_bytes=scratch_bytes)

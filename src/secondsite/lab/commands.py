@@ -24,11 +24,11 @@ from secondsite.lab.witness import CHANNELS
 def up(root: Path) -> int:
     """Make the sites, start both gateways and a guest under load, and say what can be done with them."""
     console = Console()
-    sites = Sites(root)
+    sites = Sites(root.absolute())
     with interruptible(), contextlib.ExitStack() as undo:
         boot = build_boot_files()
         sites.up(attached=False)
-        undo.callback(down, root)
+        undo.callback(sites.down)
         with console.status("making a guest with a workload"):
             guest = create_guest(sites.a, boot, GuestSpec())
             guest.start()
@@ -49,7 +49,8 @@ def up(root: Path) -> int:
 def down(root: Path) -> int:
     """Remove the lab; there being none is fine."""
     with uninterrupted():
-        Sites(root).down()
+        Sites(root.absolute()).down()
+    Console().print(f"Nothing of the lab is left in {root}.", highlight=False, soft_wrap=True)
     return int(Outcome.OK)
 
 
@@ -58,7 +59,7 @@ def status(*, as_json: bool, root: Path) -> int:
     console = Console()
     quiet_libvirt()
     try:
-        sites = open_sites(root)
+        sites = open_sites(root.absolute())
     except LabAbsent:
         if as_json:
             sys.stdout.write(json.dumps({"root": str(root), "running": False}) + "\n")

@@ -21,8 +21,9 @@ from secondsite.lab.gateways import Gateways
 from secondsite.lab.guest import build_boot_files
 from secondsite.lab.machine import Guest, GuestSpec, create_guest
 from secondsite.lab.report import Figures, print_table
+from secondsite.lab.roots import fresh_root
 from secondsite.lab.signals import interruptible, uninterrupted
-from secondsite.lab.sites import Sites, fresh_root, remove_stale_roots
+from secondsite.lab.sites import Sites, remove_stale_labs
 from secondsite.lab.witness import Witness
 
 COPY_FREQUENCY_SECONDS = 5.0
@@ -152,7 +153,7 @@ def main(root: Path | None = None) -> int:
     """Run the demo; the exit code of the command."""
     console = Console()
     started = time.monotonic()
-    remove_stale_roots()
+    remove_stale_labs()
     with interruptible():
         story = Story(Sites(root or fresh_root()), console)
         try:

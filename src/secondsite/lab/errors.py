@@ -55,6 +55,16 @@ class LabExists(SecondsiteError):
     action = "Use it, or remove it with `secondsite lab down` first."
 
 
+class LabRootForeign(SecondsiteError):
+    """The directory is not a lab's."""
+
+    code = "lab.root-foreign"
+    outcome = Outcome.REFUSED
+    happened = "{root} was left as it is: {why}."
+    cause = "Another directory was meant, or somebody made one of this name before."
+    action = "Name another directory with --root, or look at what is in this one and remove it yourself."
+
+
 class LabAbsent(SecondsiteError):
     """There is no lab in this directory."""
 

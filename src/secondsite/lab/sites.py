@@ -17,22 +17,17 @@ import contextlib
 import os
 import shutil
 import subprocess
-import tempfile
 from pathlib import Path
 
-from secondsite.base.clock import SystemClock
 from secondsite.base.files import replace_file
 from secondsite.base.units import GIB
 from secondsite.lab import processes
-from secondsite.lab.errors import LabAbsent, LabExists, LabNeedsRoot, LabToolMissing
+from secondsite.lab.errors import LabAbsent, LabExists, LabNeedsRoot, LabRootForeign, LabToolMissing
 from secondsite.lab.libvirtd import QEMU_USER_AND_GROUP, kernel_confines, make_pool_and_network, start_libvirt
 from secondsite.lab.place import Place, Site, holders
+from secondsite.lab.roots import claim_root, remove_root, stale_roots
 
 INIT = Path(__file__).with_name("site-init.sh")
-FRESH_ROOT_PREFIX = "secondsite-lab-"
-FRESH_ROOT_PARENT = Path("/var/tmp")  # not /tmp: a tmpfs on many machines, and this holds disks  # noqa: S108
-# A fresh root younger than this may belong to a lab that is just starting.
-STALE_SECONDS_MIN = 600.0
 
 
 class Sites:
@@ -63,21 +58,21 @@ class Sites:
         """Make both sites; on a failure, everything is removed again.
 
         Raises:
-            LabNeedsRoot, LabToolMissing, LabExists, LabCommandFailed, LabTimeout
+            LabNeedsRoot, LabToolMissing, LabRootForeign, LabExists, LabCommandFailed, LabTimeout
         """
         if os.geteuid() != 0:
             raise LabNeedsRoot(uid=os.geteuid())
         _require_tools()
         if any(place.find_holder() for place in self.places):
             raise LabExists(root=self.root)
+        remove_root(self.root)  # files of a lab that was killed
         with contextlib.ExitStack() as undo:
             undo.callback(self.down)
             self._make(attached, scratch_bytes)
             undo.pop_all()
 
     def _make(self, attached: bool, scratch_bytes: int) -> None:
-        self.root.mkdir(mode=0o755, parents=True, exist_ok=True)
-        self.root.chmod(0o755)
+        claim_root(self.root)
         for place in self.places:
             _make_directories(place)
             self._start_holder(place, attached, scratch_bytes)
@@ -159,8 +154,7 @@ class Sites:
             site.spawned.clear()
         for place in self.places:
             place.holder = 0
-        if self.root.exists():
-            shutil.rmtree(self.root)
+        remove_root(self.root)
 
 
 def open_sites(root: Path) -> Sites:
@@ -177,20 +171,13 @@ def open_sites(root: Path) -> Sites:
     return sites
 
 
-def fresh_root() -> Path:
-    """A new root directory for a lab that ends with its process."""
-    return Path(tempfile.mkdtemp(prefix=FRESH_ROOT_PREFIX, dir=FRESH_ROOT_PARENT))
-
-
-def remove_stale_roots(now: float | None = None) -> list[Path]:
-    """Remove fresh roots whose lab ended without its clean-up (kill -9, power cut); returns them."""
-    now = SystemClock().utc().timestamp() if now is None else now
-    removed = []
-    for root in FRESH_ROOT_PARENT.glob(f"{FRESH_ROOT_PREFIX}*"):
-        if now - root.stat().st_mtime > STALE_SECONDS_MIN and not any(map(holders, Sites(root).places)):
-            shutil.rmtree(root, ignore_errors=True)
-            removed.append(root)
-    return removed
+def remove_stale_labs() -> None:
+    """Remove what is left of labs that ended without their clean-up (kill -9, power cut)."""
+    for root in stale_roots():
+        if not any(map(holders, Sites(root).places)):
+            # another process may be at the same, and a foreign directory of the name is left as it is
+            with contextlib.suppress(FileNotFoundError, LabRootForeign):
+                remove_root(root)
 
 
 def _end_places(root: Path) -> None:
