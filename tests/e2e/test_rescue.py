@@ -111,6 +111,21 @@ def test_boot_checks_its_records_and_clean_up_leaves_nothing(rescuer: Rescuer, s
     assert rescuer.left.journal.state().pins == ()
 
 
+def test_take_over_is_claimed_in_the_store_before_the_machine_boots(rescuer: Rescuer) -> None:
+    before = rescuer.left.journal.head()
+    out = rescuer.run(
+        "boot", SPEC.name, *rescuer.place(), "--take-over", "--network", "none", "--name", "taken"
+    )
+    assert "taken is running" in out
+    head = rescuer.left.journal.head()
+    assert (head.number, head.epoch) == (before.number + 1, before.epoch + 1)
+    assert head.claim is not None
+    assert head.claim.reason == "failover"
+    assert head.claim.claimant.startswith("rescue by ")
+    with contextlib.closing(rescuer.site.connect()) as connection:
+        assert "<source network=" not in connection.lookupByName("taken").XMLDesc()
+
+
 def test_a_guest_stopped_by_a_killed_export_runs_on_after_it_is_served_again(
     rescuer: Rescuer, sites: Sites
 ) -> None:

@@ -88,6 +88,8 @@ def _protection_line(status: ProtectionStatus) -> str:
 
 
 def _replica_line(replica: ReplicaStatus) -> str:
+    if replica.error is not None:
+        return f"{replica.machine} DAMAGED"
     newest = replica.newest.number if replica.newest else UNKNOWN
     return f"{replica.name} kept: {replica.points} points, newest {newest}, {_rpo(replica.rpo_seconds)} old"
 
@@ -134,6 +136,8 @@ def _protection_row(status: ProtectionStatus) -> tuple[object, ...]:
 
 def _replica_row(replica: ReplicaStatus) -> tuple[object, ...]:
     test = replica.test_failover
+    if replica.error is not None:
+        return (replica.machine, UNKNOWN, UNKNOWN, UNKNOWN, UNKNOWN, f"DAMAGED: {replica.error['happened']}")
     return (
         replica.name,
         replica.points,

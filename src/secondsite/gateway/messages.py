@@ -157,6 +157,7 @@ class ReplicaStatus(Wire, frozen=True, kw_only=True):
     newest: PointSummary | None = None
     rpo_seconds: float | None = None  # age of the newest instant now, by this site's clock
     test_failover: TestFailoverStatus | None = None
+    error: dict[str, str] | None = None  # why its points cannot be listed
 
 
 class GatewayStatus(Wire, frozen=True, kw_only=True):

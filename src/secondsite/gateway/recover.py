@@ -9,10 +9,11 @@ from __future__ import annotations
 import logging
 import secrets
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from secondsite.base.clock import Clock
+from secondsite.base.errors import SecondsiteError
 from secondsite.fabrics.base import Fabric
 from secondsite.gateway.choose import choose_point, parse_time
 from secondsite.gateway.exports import Exports, SocketAccess
@@ -131,41 +132,41 @@ class Recovery:
             return self._journals[machine]
 
     def machines(self) -> list[tuple[MachineId, str]]:
-        """Id and name of every machine with a point here."""
-        found = []
-        for machine in machines(self._store):
-            points = self.journal(machine).points()
-            if points:
-                found.append((machine, points[-1].machine_name))
-        return found
+        """Id and name of every machine with a point here; without a name where its journal is damaged."""
+        return [(replica.machine, replica.name) for replica in self.replicas()]
 
     def points(self, machine: MachineId) -> list[PointSummary]:
         """Recovery points, oldest first."""
         return [summarise(point) for point in self.journal(machine).points()]
 
     def replicas(self) -> list[ReplicaStatus]:
-        """Every machine with a point here."""
+        """Every machine with a point here; a damaged one with its error, which harms no other."""
         found = []
         for machine in machines(self._store):
-            points = self.journal(machine).points()
-            if not points:
+            try:
+                points = self.journal(machine).points()
+            except SecondsiteError as error:
+                told = {key: str(value) for key, value in error.as_dict().items()}
+                found.append(ReplicaStatus(machine=machine, name="", epoch=0, points=0, error=told))
                 continue
-            newest = points[-1]
-            age = (self._clock.utc() - parse_time(newest.given_at)).total_seconds()
-            record = self._records.standing(machine)
-            found.append(
-                ReplicaStatus(
-                    machine=machine,
-                    name=newest.machine_name,
-                    epoch=newest.epoch,
-                    points=len(points),
-                    oldest=summarise(points[0]),
-                    newest=summarise(newest),
-                    rpo_seconds=max(0.0, age),
-                    test_failover=record.status if record else None,
-                )
-            )
+            if points:
+                found.append(self._replica(machine, points))
         return found
+
+    def _replica(self, machine: MachineId, points: Sequence[Point]) -> ReplicaStatus:
+        newest = points[-1]
+        age = (self._clock.utc() - parse_time(newest.given_at)).total_seconds()
+        record = self._records.standing(machine)
+        return ReplicaStatus(
+            machine=machine,
+            name=newest.machine_name,
+            epoch=newest.epoch,
+            points=len(points),
+            oldest=summarise(points[0]),
+            newest=summarise(newest),
+            rpo_seconds=max(0.0, age),
+            test_failover=record.status if record else None,
+        )
 
     # exports for people
 

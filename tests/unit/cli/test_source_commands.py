@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.client
+import os
+import pty
 import socket
 import stat
+import subprocess
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +24,7 @@ from secondsite.gateway.controlserver import SocketInUse, bind_private, serve_co
 from secondsite.gateway.recoverykey import RecoveryKeyGuard
 from secondsite.journal.keys import VaultKey
 from secondsite.model.events import Severity
-from support.control import Events, Protections, Ran, run_command
+from support.control import Events, Protections, Ran, command_environment, run_command
 from support.machines import SHOP, memory_fabric
 
 
@@ -102,6 +107,30 @@ def test_protect_waits_for_the_first_point_and_says_how_far_it_is(source: Source
     request = source.protections.requests[-1]
     assert request.copy_frequency_seconds == 30
     assert (request.networks, request.pools, request.disks) == ({"lan": "lan-b"}, {"p": "q"}, ("vda",))
+
+
+def test_on_a_terminal_the_first_copy_is_a_bar_with_rate(source: Source) -> None:
+    ours, theirs = pty.openpty()
+    options = ["--to", "b", "--recovery-key-file", str(source.exported_key)]
+    environment = command_environment(SECONDSITE_GATEWAY=str(source.socket), TERM="xterm")
+    with subprocess.Popen(
+        [sys.executable, "-m", "secondsite", "protect", "shop", *options],
+        stdout=subprocess.DEVNULL,
+        stderr=theirs,
+        env=environment,
+    ) as process:
+        os.close(theirs)
+        drawn = b""
+        with contextlib.suppress(OSError):  # EIO: how a pseudo terminal says that its other end is closed
+            while chunk := os.read(ours, 65536):
+                drawn += chunk
+        assert process.wait(30) == 0
+    os.close(ours)
+    shown = drawn.decode()
+    assert "first copy of shop" in shown
+    assert "1.0/1.0 KiB" in shown
+    assert "512 B/s, 1.0 s left" in shown
+    assert "protected" in shown
 
 
 def test_protect_without_waiting_and_as_json(source: Source) -> None:

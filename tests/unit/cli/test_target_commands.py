@@ -19,6 +19,8 @@ from secondsite.gateway.controlserver import serve_control
 from secondsite.gateway.exports import Exports, SocketAccess
 from secondsite.gateway.pins import Pins
 from secondsite.gateway.recover import Recovery
+from secondsite.journal.names import log_name
+from secondsite.model.ids import MachineId
 from secondsite.model.machines import Mapping
 from support.control import Events, Ran, command_environment, read_uri, run_command
 from support.machines import SHOP
@@ -185,3 +187,20 @@ def test_status_shows_what_is_kept_and_watch_repeats_it(target: Target) -> None:
         assert process.wait(30) == 130
     for line in lines:
         assert line.startswith("shop kept: 3 points, newest 4, ")
+
+
+def test_a_damaged_replica_is_shown_and_harms_no_other_and_can_be_asked_for_by_id(target: Target) -> None:
+    store = target.replica.journal.store
+    broken = MachineId("00000000-0000-4000-8000-00000000dead")
+    store.put(log_name(broken, 1), b"not a record")
+    status = target.run("status", "--json").json
+    damaged, shop = sorted(status["replicas"], key=lambda replica: str(replica["name"]))
+    assert (shop["name"], shop["error"]) == ("shop", None)
+    assert damaged["error"]["outcome"] == "damaged"
+    shown = target.run("status")
+    assert shown.code == 0
+    assert f"{broken}" in shown.out
+    assert "DAMAGED: " in shown.out
+    ran = target.run("points", "list", broken)
+    assert ran.code == 6
+    assert "Traceback" not in ran.err

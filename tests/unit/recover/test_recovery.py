@@ -352,7 +352,7 @@ def test_a_boot_that_fails_says_why_and_leaves_nothing(site: Site) -> None:
     assert site.fabric.recovered() == []
     assert [net for net in site.fabric.networks() if net.isolated] == []
     assert site.pins() == []
-    assert "test-failover.failed" in site.events.codes()
+    site.wait(lambda: "test-failover.failed" in site.events.codes(), "the event")
     assert site.start().state is TestFailoverState.COMPLETED
     site.clean_up()
 
