@@ -13,7 +13,8 @@ from pathlib import Path
 import msgspec
 
 from secondsite.base.clock import SystemClock
-from secondsite.gateway.exports import Exports, SocketAccess
+from secondsite.gateway.exportdir import SocketAccess
+from secondsite.gateway.exports import Exports
 from secondsite.gateway.messages import CleanUp, StartTestFailover, TestFailoverState
 from secondsite.gateway.pins import Pins
 from secondsite.gateway.recover import Recovery

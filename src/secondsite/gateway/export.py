@@ -15,7 +15,8 @@ import threading
 from pathlib import Path
 
 from secondsite.base.errors import SecondsiteError
-from secondsite.gateway.exports import ExportFailed, ExportSpec, RunState, read_spec, take_lock, write_run
+from secondsite.gateway.exportdir import ExportSpec, RunState, read_spec, take_lock, write_run
+from secondsite.gateway.exports import ExportFailed
 from secondsite.gateway.views import load_key, open_point_view
 from secondsite.journal.chain import Journal
 from secondsite.journal.stores import open_store

@@ -13,12 +13,12 @@ finds a spec after a crash goes on from wherever the last one was: pins first, t
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
 import pwd
 import select
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -31,11 +31,14 @@ from secondsite.base import files
 from secondsite.base.clock import Clock
 from secondsite.base.crash import crash_point, mark
 from secondsite.base.errors import InvalidInput, Outcome, RemoteError, SecondsiteError
+from secondsite.gateway.exportdir import ExportSpec, SocketAccess, is_served, read_run, read_spec
 from secondsite.gateway.messages import ExportDisk, ExportStatus
 from secondsite.gateway.pins import Pins
 from secondsite.gateway.sockets import check_socket_path
 from secondsite.model.events import EventSink, Severity
 from secondsite.model.ids import DiskId, MachineId
+
+__all__ = ["ExportFailed", "ExportSpec", "ExportUnknown", "Exports", "SocketAccess", "qemu_access"]
 
 AFTER_SPEC = mark("export.after-spec")
 AFTER_PIN = mark("export.after-pin")
@@ -43,7 +46,6 @@ AFTER_PROCESS = mark("export.after-process")
 AFTER_KILL = mark("export.after-kill")
 AFTER_UNPIN = mark("export.after-unpin")
 
-SPEC_BYTES_MAX = 1024 * 1024
 # Opening a view reads the index of every segment above the base; thousands of them take seconds.
 READY_SECONDS_MAX = 120.0
 END_SECONDS_MAX = 10.0
@@ -51,6 +53,9 @@ LOG_TAIL_BYTES = 2000
 POLL_SECONDS = 0.05
 # A process that ends at once again and again is not helped by more of them; the event says so.
 RESTART_SECONDS_MIN = 5.0
+PROBE_SECONDS_MAX = 5.0
+# A living server greets within milliseconds; on a host that swaps it may take seconds.
+WEDGED_SECONDS = 30.0
 
 
 class ExportFailed(SecondsiteError):
@@ -72,14 +77,6 @@ class ExportUnknown(SecondsiteError):
     action = "None."
 
 
-class SocketAccess(msgspec.Struct, frozen=True, kw_only=True):
-    """Who may connect to the sockets of exports."""
-
-    mode: int = 0o600
-    user: int = -1  # -1: as the process is
-    group: int = -1
-
-
 # Whom distributions run QEMU as: Debian and Ubuntu, then Fedora and its family.
 QEMU_USERS = ("libvirt-qemu", "qemu")
 
@@ -99,76 +96,22 @@ def qemu_access(user: str | None = None) -> SocketAccess:
     return SocketAccess()
 
 
-class ExportSpec(msgspec.Struct, frozen=True, kw_only=True):
-    """What an export's process serves; all it needs to start again by itself."""
-
-    id: str
-    machine: MachineId
-    machine_name: str
-    point: int
-    holder: str  # of the pin
-    reason: str
-    store_url: str
-    key_file: str
-    socket_path: str
-    access: SocketAccess
-    disks: dict[DiskId, int]  # size in bytes
-    bases: dict[DiskId, str] = {}  # where a base lies now, if not where the store says
-    ending: bool = False
-
-
-class RunState(msgspec.Struct, frozen=True, kw_only=True):
-    """What a serving process says of itself."""
-
-    process: int
-    error: dict[str, str] | None = None
-
-
-def read_spec(directory: Path) -> ExportSpec | None:
-    """The spec in an export's directory; None when it is gone."""
-    with contextlib.suppress(FileNotFoundError):
-        data = files.read_limited(directory / "spec.json", size_bytes_max=SPEC_BYTES_MAX)
-        return msgspec.json.decode(data, type=ExportSpec)
-    return None
-
-
-def write_run(directory: Path, state: RunState) -> None:
-    """Tell the gateway how the process does."""
-    files.replace_file(directory / "run.json", msgspec.json.encode(state))
-
-
-def read_run(directory: Path) -> RunState | None:
-    """What the process said last."""
-    with contextlib.suppress(FileNotFoundError):
-        data = files.read_limited(directory / "run.json", size_bytes_max=SPEC_BYTES_MAX)
-        return msgspec.json.decode(data, type=RunState)
-    return None
-
-
-def take_lock(directory: Path) -> int | None:
-    """Become the process that serves: a descriptor to keep open, or None when another one does."""
-    fd = os.open(directory / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        os.close(fd)
-        return None
-    return fd
-
-
-def is_served(directory: Path) -> bool:
-    """Whether a process serves this export (the kernel releases its lock however it ends)."""
-    fd = take_lock(directory)
-    if fd is None:
-        return True
-    os.close(fd)
-    return False
-
-
 def _last_line(log: Path) -> str:
     """What a process that died said last; its log goes with its directory."""
     lines = log.read_bytes()[-LOG_TAIL_BYTES:].decode("utf-8", "replace").strip().splitlines()
     return lines[-1] if lines else "without a word"
+
+
+def _greets(path: str, seconds_max: float) -> bool:
+    """Whether an NBD server says anything at all when it is called on."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        probe.settimeout(seconds_max)
+        try:
+            probe.connect(path)
+            probe.recv(8)  # NBDMAGIC, or a hang-up because it has enough clients: both are answers
+        except OSError:
+            return False
+        return True
 
 
 class Exports:
@@ -184,8 +127,9 @@ class Exports:
         access: SocketAccess,
         clock: Clock,
         events: EventSink,
+        wedged_seconds: float = WEDGED_SECONDS,
     ) -> None:
-        """directory: ``<state>/exports``, made if missing."""
+        """directory: ``<state>/exports``, made if missing; wedged_seconds: silent for so long is killed."""
         directory.mkdir(parents=True, exist_ok=True, mode=0o700)
         self._directory = directory
         self._store_url = store_url
@@ -194,6 +138,8 @@ class Exports:
         self._access = access
         self._clock = clock
         self._events = events
+        self._wedged_seconds = wedged_seconds
+        self._answered_at: dict[str, float] = {}
         self._lock = threading.RLock()
         self._children: dict[str, subprocess.Popen[bytes]] = {}
         self._restarts: dict[str, int] = {}
@@ -267,6 +213,7 @@ class Exports:
             shutil.rmtree(directory, ignore_errors=True)
             self._restarts.pop(identity, None)
             self._restarted_at.pop(identity, None)
+            self._answered_at.pop(identity, None)
 
     def all(self) -> list[ExportStatus]:
         """Every export, served or not."""
@@ -303,6 +250,7 @@ class Exports:
 
     def check(self, on_restored: Callable[[str], None]) -> None:
         """Start lost processes again and tell `on_restored` each one's identity. Called again and again."""
+        self._kill_wedged()
         restored = []
         with self._lock:
             lost = [
@@ -329,6 +277,41 @@ class Exports:
                 restored.append(spec.id)
         for identity in restored:
             on_restored(identity)
+
+    def _kill_wedged(self) -> None:
+        """End processes that live but do not greet: a guest on one hangs, one on a dead one is resumed."""
+        for spec in self._specs():
+            if spec.ending or not is_served(self._directory / spec.id):
+                self._answered_at.pop(spec.id, None)
+                continue
+            now = self._clock.monotonic()
+            answered_at = self._answered_at.setdefault(spec.id, now)
+            seconds_max = min(PROBE_SECONDS_MAX, self._wedged_seconds)
+            if now - answered_at < seconds_max / 2:
+                continue
+            if _greets(spec.socket_path, seconds_max):
+                self._answered_at[spec.id] = self._clock.monotonic()
+            elif self._clock.monotonic() - answered_at >= self._wedged_seconds:
+                self._kill_silent(spec)
+
+    def _kill_silent(self, spec: ExportSpec) -> None:
+        with self._lock:
+            directory = self._directory / spec.id
+            run = read_run(directory)
+            if run is None or not is_served(directory):
+                return
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(run.process, signal.SIGKILL)
+            self._answered_at.pop(spec.id, None)
+            self._wait_until(lambda: not is_served(directory), END_SECONDS_MAX)
+        self._events.emit(
+            "export.wedged",
+            Severity.WARNING,
+            f"The export of point {spec.point} of {spec.machine_name} did not answer for "
+            f"{self._wedged_seconds:.0f} s and was killed.",
+            machine=spec.machine,
+            export=spec.id,
+        )
 
     def _may_restart(self, spec: ExportSpec) -> bool:
         at = self._restarted_at.get(spec.id)

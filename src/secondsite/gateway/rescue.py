@@ -16,7 +16,8 @@ from secondsite.base.clock import Clock
 from secondsite.base.errors import Outcome, SecondsiteError
 from secondsite.fabrics.base import Fabric
 from secondsite.gateway.choose import choose_point
-from secondsite.gateway.exports import Exports, SocketAccess
+from secondsite.gateway.exportdir import SocketAccess
+from secondsite.gateway.exports import Exports
 from secondsite.gateway.names import resolve
 from secondsite.gateway.pins import Pins
 from secondsite.gateway.recover import Recovery

@@ -16,7 +16,8 @@ from secondsite.base.clock import SystemClock
 from secondsite.fabrics.memory import MemoryFabric
 from secondsite.gateway.control import ControlServices
 from secondsite.gateway.controlserver import serve_control
-from secondsite.gateway.exports import Exports, SocketAccess
+from secondsite.gateway.exportdir import SocketAccess
+from secondsite.gateway.exports import Exports
 from secondsite.gateway.pins import Pins
 from secondsite.gateway.recover import Recovery
 from secondsite.journal.names import log_name

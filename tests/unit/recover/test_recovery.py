@@ -15,7 +15,8 @@ from secondsite.base.clock import FakeClock, SystemClock
 from secondsite.base.errors import SecondsiteError
 from secondsite.fabrics.memory import MemoryFabric
 from secondsite.gateway.choose import NoSuchPoint
-from secondsite.gateway.exports import Exports, ExportUnknown, SocketAccess
+from secondsite.gateway.exportdir import SocketAccess
+from secondsite.gateway.exports import WEDGED_SECONDS, Exports, ExportUnknown
 from secondsite.gateway.messages import (
     CleanUp,
     ExportRequest,
@@ -72,7 +73,9 @@ class Site:
         return [pin.number for pin in self.replica.journal.state().pins]
 
 
-def make_site(root: Path, replica: Replica, *, mapping: Mapping | None = None) -> Site:
+def make_site(
+    root: Path, replica: Replica, *, mapping: Mapping | None = None, wedged_seconds: float = WEDGED_SECONDS
+) -> Site:
     clock, events, fabric = SystemClock(), Events(), MemoryFabric()
     (root / "sockets").mkdir(exist_ok=True)
     exports = Exports(
@@ -83,6 +86,7 @@ def make_site(root: Path, replica: Replica, *, mapping: Mapping | None = None) -
         access=SocketAccess(),
         clock=clock,
         events=events,
+        wedged_seconds=wedged_seconds,
     )
     recovery = Recovery(
         store=replica.journal.store,
@@ -196,6 +200,39 @@ def test_a_killed_export_is_served_again_at_the_same_address(site: Site, tmp_pat
     assert again.disks == export.disks
     for disk, content in site.replica.contents[number].items():
         assert read_disk(again, disk) == content
+
+
+def test_a_wedged_export_is_killed_and_served_again(replica: Replica, tmp_path: Path) -> None:
+    site = make_site(tmp_path, replica, wedged_seconds=1.0)
+    site.recovery.resume()
+    try:
+        request = ExportRequest(point="latest", socket_dir=str(tmp_path / "look"))
+        export = site.recovery.start_export(SHOP, request)
+        assert export.process is not None
+        os.kill(export.process, signal.SIGSTOP)
+        site.wait(lambda: "export.restarted" in site.events.codes(), "a restart")
+        assert site.events.codes().index("export.wedged") < site.events.codes().index("export.restarted")
+        again = site.exports.get(export.id)
+        assert read_disk(again, DiskId("vda")) == replica.contents[replica.newest][DiskId("vda")]
+    finally:
+        site.recovery.close()
+        for export in site.exports.all():
+            site.exports.end(export.id)
+
+
+def test_a_healthy_export_is_left_alone_however_often_it_is_probed(replica: Replica, tmp_path: Path) -> None:
+    site = make_site(tmp_path, replica, wedged_seconds=0.2)
+    request = ExportRequest(point="latest", socket_dir=str(tmp_path / "look"))
+    export = site.recovery.start_export(SHOP, request)
+    try:
+        clock, never = SystemClock(), threading.Event()
+        for _ in range(20):
+            site.exports.check(lambda _identity: None)
+            clock.wait(never, 0.05)
+        assert site.events.codes() == []
+        assert site.exports.get(export.id).process == export.process
+    finally:
+        site.exports.end(export.id)
 
 
 def test_an_export_outlives_its_gateway_and_is_known_to_the_next(site: Site, tmp_path: Path) -> None:
