@@ -15,7 +15,7 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
 from bench.report import Figure, Report  # noqa: E402
 
-BENCHES = ("first_copy", "cycles", "export", "boot")
+BENCHES = ("first_copy", "cycles", "export", "boot", "guest_writes")
 
 
 def main() -> int:

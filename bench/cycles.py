@@ -22,6 +22,7 @@ CHANGED_BYTES = 64 * MIB
 EMPTY_CYCLES = 20
 ROUNDS = 2
 LONG_SECONDS = 3600.0
+REST_SECONDS = 4.0
 SIZES = {"1g": GIB, "64g": 64 * GIB}
 
 
@@ -57,15 +58,28 @@ def _empty_figure(name: str, seconds: list[float]) -> Figure:
 
 def _changed_cycle(sites: Pair, machine: machines.IdleMachine, offsets: list[int]) -> float:
     """Write while the next cycle is far off, then let it come."""
-    before = sites.status(machine.name).points
+    points = _rest(sites, machine.name)
     machine.write(offsets, os.urandom(4096))
+    if sites.status(machine.name).points != points:
+        raise RuntimeError("a cycle came while the bench was writing")
     sites.gateways.protect(machine.name, copy_frequency_seconds=1.0)
-    status = sites.wait_for_points(machine.name, before + 1)
+    status = sites.wait_for_points(machine.name, points + 1)
     sites.gateways.protect(machine.name, copy_frequency_seconds=LONG_SECONDS)
     seconds, changed = status.cycle_seconds, status.changed_bytes
     if seconds is None or changed < CHANGED_BYTES:
         raise RuntimeError(f"the cycle carried {changed} bytes in {seconds} s, not what was written")
     return seconds
+
+
+def _rest(sites: Pair, machine: str) -> int:
+    """Wait until no point has come for a while (one was due already when the frequency was lowered)."""
+    points, since = sites.status(machine).points, time.monotonic()
+    while time.monotonic() - since < REST_SECONDS:
+        time.sleep(0.2)
+        found = sites.status(machine).points
+        if found != points:
+            points, since = found, time.monotonic()
+    return points
 
 
 def _empty_cycles(sites: Pair, machine: str) -> list[float]:

@@ -75,13 +75,17 @@ class Pair:
 
 
 @contextlib.contextmanager
-def pair(*, spool_bytes: int = 8 << 30) -> Iterator[Pair]:
-    """Both sites and gateways, gone afterwards."""
+def pair(*, spool_bytes: int = 8 << 30, bandwidth_bytes_per_second: int | None = None) -> Iterator[Pair]:
+    """Both sites and gateways, gone afterwards; A sends no faster than the limit."""
     sites = Sites(fresh_root())
     try:
         sites.up(attached=True)
         gateways = Gateways(sites)
         gateways.prepare(spool_bytes=spool_bytes)
+        if bandwidth_bytes_per_second is not None:
+            settings = gateways.configuration(sites.a)
+            limit = f"bandwidth_bytes_per_second = {bandwidth_bytes_per_second}\n"
+            settings.write_text(limit + settings.read_text())
         gateways.start(sites.b)
         gateways.start(sites.a)
         yield Pair(sites, gateways)
