@@ -14,7 +14,7 @@ from secondsite.journal.promote import Promoted, promote
 from secondsite.journal.segment import SegmentHead, SegmentWriter
 from secondsite.journal.state import BaseState
 from secondsite.journal.store_memory import Faults, MemoryStore, PowerCut
-from secondsite.journal.view import open_view
+from secondsite.journal.view import PointView, open_view
 from secondsite.model.ids import DiskId, MachineId, SegmentId
 from secondsite.model.points import Consistency, DiskState, Point, PointProposal, SegmentRef
 
@@ -38,6 +38,7 @@ class Replica:
         self.vault = VaultKey.create()
         self.keys = {disk: DiskKey.create() for disk in DISKS}
         self.now = {disk: bytearray(SIZE) for disk in DISKS}  # the source's disks
+        self.views: dict[str, tuple[int, PointView]] = {}  # holder -> what it reads, opened after its pin
         self.points: dict[int, dict[DiskId, bytes]] = {}
         self.checkpoint = 0
         self.newest: str | None = None
@@ -57,6 +58,7 @@ class Replica:
         self.bases = {disk: base.restarted(survives) for disk, base in self.bases.items()}
         for base in self.bases.values():
             base.faults = self.faults
+        self.views = {}
         self.open_journal()
 
     def claim(self, claimant: str = "gateway-a") -> int:
@@ -68,11 +70,15 @@ class Replica:
     def segment(self, disk: DiskId, epoch: int, writes: Sequence[Write]) -> SegmentRef:
         """Change the source's disk and put the segment that tells of it."""
         content, key = self.now[disk], self.keys[disk]
-        head = SegmentHead(MACHINE, disk, epoch, SegmentId(self.chance.randbytes(16).hex()), key.id, SIZE)
+        head = SegmentHead(
+            MACHINE, disk, epoch, SegmentId(self.chance.randbytes(16).hex()), key.id, len(content)
+        )
         writer = SegmentWriter(head, key)
         for first, count, kind in writes:
-            start, end = first * SUB, min((first + count) * SUB, SIZE)
+            start, end = first * SUB, min((first + count) * SUB, len(content))
             length = end - start
+            if length <= 0:
+                continue
             data = {"random": self.chance.randbytes(length), "zero": bytes(length)}.get(
                 kind, (b"text %d " % self.chance.randrange(9) * length)[:length]
             )
@@ -97,7 +103,10 @@ class Replica:
             asked_at="2026-01-01T00:00:00+00:00",
             given_at="2026-01-01T00:00:00+00:00",
             consistency=Consistency.CRASH,
-            disks=tuple(DiskState(id=disk, size_bytes=SIZE, key_id=self.keys[disk].id) for disk in DISKS),
+            disks=tuple(
+                DiskState(id=disk, size_bytes=len(self.now[disk]), key_id=self.keys[disk].id)
+                for disk in DISKS
+            ),
             segments=tuple(segments),
             definition=b"",
         )
@@ -132,6 +141,36 @@ class Replica:
             }
         )
 
+    def resize(self, disk: DiskId, size_bytes: int, *, told: bool = True) -> Point:
+        """A point at which the disk has another size; `told`: the source writes zeros over a new part."""
+        content = self.now[disk]
+        before = len(content)
+        content[size_bytes:] = b""
+        content.extend(bytes(size_bytes - len(content)))
+        writes: list[Write] = []
+        if told and before < size_bytes:
+            first = before // SUB
+            kept = bytes(content)
+            writes = [(first, (size_bytes + SUB - 1) // SUB - first, "zero")]
+            if any(kept[first * SUB : before]):
+                writes = [(first + 1, writes[0][1] - 1, "zero")]
+        return self.add_point({disk: [writes]} if writes else {})
+
+    def pin_and_open(self, number: int, holder: str) -> None:
+        """A reader as exports are: pinned first, opened after, kept open across promotions."""
+        self.unpin(holder)
+        self.journal.pin(number, holder, "a test")
+        self.views[holder] = (number, open_view(self.journal, number, self.ring, bases=self.base_of))
+
+    def unpin(self, holder: str) -> None:
+        self.views.pop(holder, None)
+        self.journal.unpin(holder)
+
+    def check_views(self) -> None:
+        for number, view in self.views.values():
+            for disk, found in view.disks.items():
+                assert found.read(0, found.size_bytes) == self.points[number][disk], "an open view changed"
+
     def open_base(self, disk: DiskId, size_bytes: int, known: BaseState | None) -> BaseImage:
         if known is None:
             self.bases[disk] = MemoryBase(size_bytes, self.faults)
@@ -162,15 +201,15 @@ class Replica:
             for disk, found in view.disks.items():
                 content = self.points[number][disk]
                 for _ in range(6):
-                    start = self.chance.randrange(0, SIZE)
-                    length = min(SIZE - start, self.chance.randint(1, 20000))
+                    start = self.chance.randrange(0, len(content))
+                    length = min(len(content) - start, self.chance.randint(1, 20000))
                     assert found.read(start, length) == content[start : start + length]
                 covered = 0
-                for start, end, zero in found.extents(0, SIZE):
+                for start, end, zero in found.extents(0, len(content)):
                     assert start == covered
                     assert not (zero and any(content[start:end])), "an extent of zeros holds data"
                     covered = end
-                assert covered == SIZE
+                assert covered == len(content)
 
 
 __all__ = ["DISKS", "MACHINE", "SIZE", "SUB", "PowerCut", "Replica"]

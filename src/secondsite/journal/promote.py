@@ -12,7 +12,8 @@ The order, each step safe to repeat after a crash (rule 6):
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 import msgspec
@@ -31,7 +32,7 @@ from secondsite.journal.store import ObjectMissing
 from secondsite.journal.view import check_base
 from secondsite.model.extents import Extents
 from secondsite.model.ids import DiskId
-from secondsite.model.points import Point
+from secondsite.model.points import Point, Record
 
 AFTER_FLOOR = mark("promote.after-floor")
 AFTER_WRITES = mark("promote.after-writes")
@@ -122,7 +123,7 @@ def _write_bases(journal: Journal, state: State, keys: KeyRing, open_base: OpenB
         base = open_base(disk.id, disk.size_bytes, state.base(disk.id))
         try:
             check_base(journal.machine, state, disk.id, base)
-            changed = _resize(base, disk.size_bytes)
+            changed = _resize(base, disk.size_bytes, state.base(disk.id))
             index = open_disk_index(journal, disk.id, state, state.floor, keys)
             _write_disk(base, index, done)
             base.sync()
@@ -137,12 +138,17 @@ def _write_bases(journal: Journal, state: State, keys: KeyRing, open_base: OpenB
     crash_point(AFTER_PROMOTED)
 
 
-def _resize(base: BaseImage, size_bytes: int) -> Extents:
-    """Give the base the disk's size (nobody reads an older one any more); returns the old end's 64 KiB."""
-    end = min(base.size_bytes, size_bytes)
-    if base.size_bytes == size_bytes:
+def _resize(base: BaseImage, size_bytes: int, known: BaseState | None) -> Extents:
+    """Give the base the disk's size (nobody reads an older one any more); returns the old end's 64 KiB.
+
+    The old size is the state's: a promotion cut off after it resized the base still owes the sum there.
+    """
+    before = known.size_bytes if known else base.size_bytes
+    if base.size_bytes != size_bytes:
+        base.resize(size_bytes)
+    if before == size_bytes:
         return Extents.empty()
-    base.resize(size_bytes)
+    end = min(before, size_bytes)
     return Extents.of([(max(0, end - 1), end)])
 
 
@@ -191,13 +197,7 @@ def delete_promoted(journal: Journal, *, clock: Clock) -> int:
     held_from = [pin.base_number for pin in state.pins_at(_now(clock))]
     last = min([state.promoted, *held_from])
     deleted = 0
-    for name in list(journal.store.list(log_prefix(journal.machine))):
-        if name > log_name(journal.machine, last):
-            break
-        try:
-            record = decode_record(journal.store.get(name, size_bytes_max=RECORD_BYTES_MAX))
-        except ObjectMissing:
-            continue  # another process deletes too
+    for name, record in _kept_records(journal, last):
         if isinstance(record, Point):
             for segment in record.segments:
                 journal.store.delete(journal.segment_name(segment))
@@ -208,13 +208,31 @@ def delete_promoted(journal: Journal, *, clock: Clock) -> int:
     return deleted
 
 
+def _kept_records(journal: Journal, last: int) -> Iterator[tuple[str, Record]]:
+    """Every record up to number `last` that is still in the store, also below the floor, with its name."""
+    for name in list(journal.store.list(log_prefix(journal.machine))):
+        if name > log_name(journal.machine, last):
+            return
+        try:
+            data = journal.store.get(name, size_bytes_max=RECORD_BYTES_MAX)
+        except ObjectMissing:
+            continue  # another process deletes too
+        yield name, decode_record(data)
+
+
 def garbage(journal: Journal) -> list[str]:
     """Segments that may go: of an epoch before the one in force, and named by no point that counts.
 
+    Points below the floor count too while their records are kept: a promotion that was cut off writes their
+    segments into the bases, and readers pinned before it read them.
     Segments of the epoch in force are never listed: one that no point names may be on its way to a commit.
     """
     head = journal.head()
-    named = {journal.segment_name(segment) for point in journal.points() for segment in point.segments}
+    # In this order: what is promoted between the two readings is in the second.
+    points = journal.points_after(0)
+    kept = _kept_records(journal, journal.state().promoted)
+    points += [record for _, record in kept if isinstance(record, Point)]
+    named = {journal.segment_name(segment) for point in points for segment in point.segments}
     found = []
     for name in journal.store.list(segments_prefix(journal.machine)):
         parsed = parse_segment_name(name)

@@ -7,11 +7,14 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
+from secondsite.journal import promote as promotion
+from secondsite.journal.base_sums import differing, read_sums
 from secondsite.journal.chain_errors import EpochSuperseded, ParentMismatch, SegmentsMissing
 from secondsite.journal.names import parse_segment_name, segments_prefix
 from secondsite.journal.promote import garbage
+from secondsite.model.ids import DiskId
 from secondsite.model.points import PointProposal
-from support.journal_model import DISKS, Replica
+from support.journal_model import DISKS, SUB, PowerCut, Replica
 
 # at the edges of sub-blocks and blocks, where mistakes live
 WRITE = st.tuples(
@@ -19,6 +22,7 @@ WRITE = st.tuples(
     st.sampled_from([1, 2, 15, 16, 17, 33]),
     st.sampled_from(["random", "zero", "text"]),
 )
+SIZES = [SUB * 20 - 512, SUB * 32, SUB * 64 + 512, SUB * 80 + 1536]
 PARTS = st.lists(st.lists(WRITE, min_size=1, max_size=3), max_size=2)
 
 
@@ -77,11 +81,28 @@ class JournalMachine(RuleBasedStateMachine):
     def pin(self, which: int, holder: str) -> None:
         points = self.replica.journal.points()
         if points:
-            self.replica.journal.pin(points[which % len(points)].number, holder, "a test")
+            self.replica.pin_and_open(points[which % len(points)].number, holder)
 
     @rule(holder=st.sampled_from(["test-1", "export-2"]))
     def unpin(self, holder: str) -> None:
-        self.replica.journal.unpin(holder)
+        self.replica.unpin(holder)
+
+    @rule(disk=st.sampled_from(DISKS), size=st.sampled_from(SIZES), told=st.booleans())
+    def resize(self, disk: DiskId, size: int, *, told: bool) -> None:
+        self.replica.resize(disk, size, told=told)
+        self.last = None
+
+    @rule(which=st.integers(0, 99), after=st.integers(1, 12), landed=st.booleans())
+    def a_promotion_is_cut_off(self, which: int, after: int, *, landed: bool) -> None:
+        replica, points = self.replica, self.replica.journal.points()
+        if not points:
+            return
+        replica.faults.cut_at, replica.faults.landed = replica.faults.count + after, landed
+        try:
+            replica.promote(points[which % len(points)].number)
+        except PowerCut:
+            replica.restart()
+        replica.faults.cut_at = None
 
     @rule()
     def restart(self) -> None:
@@ -91,6 +112,7 @@ class JournalMachine(RuleBasedStateMachine):
     def every_point_reads_what_the_source_held(self) -> None:
         if hasattr(self, "replica"):
             self.replica.check()
+            self.replica.check_views()
 
     @invariant()
     def pinned_points_stay(self) -> None:
@@ -155,3 +177,62 @@ def test_changes_must_be_counted_from_the_newest_point() -> None:
     replica.newest = first.checkpoint
     with pytest.raises(ParentMismatch):
         replica.journal.commit(replica.proposal([]), clock=replica.clock)
+
+
+def cut_off_at(replica: Replica, step: str, number: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A promotion that loses power as it comes to `step`."""
+
+    def cut(*_: object) -> None:
+        raise PowerCut(step)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(promotion, step, cut)
+        with pytest.raises(PowerCut):
+            replica.promote(number)
+    replica.restart()
+    state = replica.journal.state()
+    assert state.promoted < state.floor
+
+
+def test_garbage_spares_what_a_promotion_that_was_cut_off_still_needs(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A new claim makes the old epoch's segments garbage, unless points below the floor name them."""
+    replica = Replica(6)
+    replica.claim()
+    numbers = [replica.random_point().number for _ in range(5)]
+    cut_off_at(replica, "_write_bases", numbers[3], monkeypatch)
+    replica.claim("gateway-b")
+    for name in garbage(replica.journal):
+        replica.store.delete(name)
+    replica.check()
+    replica.promote(numbers[3])
+    replica.check()
+
+
+def test_garbage_spares_what_a_pinned_reader_has_open() -> None:
+    replica = Replica(7)
+    replica.claim()
+    numbers = [replica.random_point().number for _ in range(5)]
+    replica.pin_and_open(numbers[2], "test-1")
+    assert replica.promote(numbers[2]).floor == numbers[2]
+    replica.claim("gateway-b")
+    orphan = replica.segment(DISKS[0], 1, [(1, 1, "random")])
+    assert garbage(replica.journal) == [replica.journal.segment_name(orphan)]
+    replica.check_views()
+
+
+def test_sums_follow_a_disk_that_grew_though_the_promotion_was_cut_off(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The old end's last 64 KiB were shorter: their sum is made again, also by the repeated promotion."""
+    replica = Replica(8)
+    replica.claim()
+    first = replica.add_point({DISKS[0]: [[(60, 10, "random")]]}).number
+    replica.promote(first)
+    grown = replica.resize(DISKS[0], SUB * 100, told=False).number
+    cut_off_at(replica, "put_sums", grown, monkeypatch)
+    replica.promote(grown)
+    replica.check()
+    sums = read_sums(replica.store, replica.journal.machine, DISKS[0])
+    assert list(differing(replica.bases[DISKS[0]], sums, replica.keys[DISKS[0]].digest_seed())) == []
