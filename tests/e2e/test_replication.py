@@ -10,7 +10,7 @@ from dataclasses import replace
 import pytest
 
 from secondsite.base.units import MIB
-from secondsite.gateway.messages import ProtectionState
+from secondsite.gateway.messages import PointSummary, ProtectionState
 from secondsite.lab import processes, proof
 from support.lab import SMALL_GUEST
 from support.pair import Pair, now, running_pair
@@ -28,11 +28,18 @@ def pair() -> Iterator[Pair]:
 def test_ten_points_in_a_row_equal_the_source_at_their_instants(pair: Pair) -> None:
     pair.protect()
     pair.wait_protected()
-    numbers = []
+    compared: list[tuple[PointSummary, dict[str, str]]] = []
     for _ in range(10):
         pair.wait_records(15)
-        numbers.append(pair.compare_now().number)
+        compared.append(pair.compare_now())
+    numbers = [point.number for point, _ in compared]
     assert numbers == sorted(set(numbers))
+    # each was another content, so no comparison was with an old one; and an old point still reads the same
+    assert (
+        len({hashes["vda"] for _, hashes in compared}) == len({hashes["vdb"] for _, hashes in compared}) == 10
+    )
+    pair.require_right(*compared[0])
+    pair.require_right(*compared[5])
     assert {point.epoch for point in pair.points()} == {1}
 
 

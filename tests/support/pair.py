@@ -123,13 +123,16 @@ class Pair:
         finally:
             self.running.guest.resume()
 
-    def compare_now(self) -> PointSummary:
-        """Stop the guest, wait for a point of that moment, compare its disks with the source's by hash."""
+    def compare_now(self) -> tuple[PointSummary, dict[str, str]]:
+        """Stop the guest, wait for a point of that moment, compare its disks with the source's by hash.
+
+        Returns the point and the hashes.
+        """
         with self.stopped_guest() as since:
             point = self.wait_point(asked_after=since)
             hashes = source_hashes(self.sites.a, self.machine)
         self.require_right(point, hashes)
-        return point
+        return point, hashes
 
     def wait_records(self, more: int, seconds: float = 60) -> None:
         """Until the guest acknowledged `more` further records."""

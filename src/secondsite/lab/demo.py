@@ -8,6 +8,7 @@ clean-up that leaves nothing. Everything goes through the gateways' control API,
 from __future__ import annotations
 
 import time
+from datetime import datetime
 from pathlib import Path
 
 from rich.console import Console
@@ -110,9 +111,9 @@ class Story:
         with self.gateways.client(self.sites.b) as client:
             tested = proof.test_failover(client, self.sites.b, self.witness, self.spec.name, point)
         self.figures.first_line_seconds = tested.first_line_seconds
-        back = CYCLES_BACK * COPY_FREQUENCY_SECONDS
+        back = (tested.requested_at - datetime.fromisoformat(point.at)).total_seconds()
         self._say(
-            f"test failover at B to point {point.number}, about {back:.0f} s back, on an isolated network: "
+            f"test failover at B to point {point.number}, {back:.0f} s back, on an isolated network: "
             f"first userspace line after {format_seconds(tested.first_line_seconds)}"
         )
         check, expected = tested.check, tested.expected

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import re
 import shutil
+import sys
 import tempfile
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -75,6 +76,7 @@ def build_boot_files() -> BootFiles:
     made_from.update(_busybox().read_bytes())
     target = cache / f"guest-{made_from.hexdigest()[:16]}"
     if not target.is_dir():
+        print("making the lab's guest from Debian packages", file=sys.stderr)  # noqa: T201 - takes seconds
         # built aside and renamed: whoever finds the directory finds it whole
         with tempfile.TemporaryDirectory(dir=cache, prefix=".building-") as temporary:
             work = Path(temporary)
@@ -249,3 +251,16 @@ def _unpack(cache: Path, package: str, target: Path) -> None:
             _apt(cache, "apt-get", "download", package, fresh_lists=True, where=download)
         processes.run(["dpkg-deb", "-x", next(download.glob("*.deb")), target])
     shutil.rmtree(target / "usr" / "share" / "doc", ignore_errors=True)
+
+
+def main() -> int:
+    """Make the boot files now, part of installation, and drop those of earlier versions."""
+    kept = build_boot_files().kernel.parent
+    for old in kept.parent.glob("guest-*"):
+        if old != kept:
+            shutil.rmtree(old, ignore_errors=True)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

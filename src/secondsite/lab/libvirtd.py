@@ -6,11 +6,11 @@ import contextlib
 import hashlib
 import os
 import shutil
-import tempfile
 import uuid
 from pathlib import Path
 
 import libvirt
+import msgspec
 
 from secondsite.base.files import replace_file
 from secondsite.lab import processes
@@ -65,9 +65,8 @@ def start_libvirt(site: Site) -> None:
         evidence=lambda: processes.tail(site.directory / "log" / "libvirtd-messages.log"),
     )
     with contextlib.closing(connection):
-        connection.getDomainCapabilities(
-            None, "x86_64", "q35", "qemu"
-        )  # probes QEMU now, not at the first guest
+        # probes every QEMU of the machine now (1.5 s each where nothing was kept), not at the first guest
+        connection.getCapabilities()
     _keep_capabilities(site)
 
 
@@ -119,21 +118,21 @@ def _capabilities_cache() -> Path:
     # libvirt itself checks the entries' validity (times of the binaries, kernel, microcode); the name only
     # keeps entries of several installations apart
     made_from = f"{qemu} {status.st_size} {status.st_mtime_ns} {os.uname().release} {libvirt.getVersion()}"
-    return cache_directory() / f"capabilities-{hashlib.sha256(made_from.encode()).hexdigest()[:16]}"
+    return cache_directory() / f"capabilities-{hashlib.sha256(made_from.encode()).hexdigest()[:16]}.json"
 
 
 def _restore_capabilities(site: Site) -> None:
     kept = _capabilities_cache()
-    if kept.is_dir():
-        shutil.copytree(kept, site.directory / "cache" / "qemu", dirs_exist_ok=True)
+    if kept.is_file():
+        for name, content in msgspec.json.decode(kept.read_bytes(), type=dict[str, bytes]).items():
+            path = site.directory / "cache" / "qemu" / "capabilities" / Path(name).name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            replace_file(path, content)
 
 
 def _keep_capabilities(site: Site) -> None:
-    kept, made = _capabilities_cache(), site.directory / "cache" / "qemu"
-    if kept.is_dir() or not made.is_dir():
-        return
-    with tempfile.TemporaryDirectory(dir=kept.parent) as temporary:
-        copy = Path(temporary) / "qemu"
-        shutil.copytree(made, copy)
-        with contextlib.suppress(OSError):  # another lab kept the same a moment ago
-            copy.rename(kept)
+    """One file, not a directory of root's: the user whose clone it lies in can remove it."""
+    kept = _capabilities_cache()
+    made = {path.name: path.read_bytes() for path in site.directory.glob("cache/qemu/capabilities/*.xml")}
+    if made and not kept.is_file():
+        replace_file(kept, msgspec.json.encode(made), mode=0o644)

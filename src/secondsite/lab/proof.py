@@ -5,8 +5,10 @@ from __future__ import annotations
 import contextlib
 import time
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 
+from secondsite.base.clock import SystemClock
 from secondsite.base.errors import RemoteError
 from secondsite.gateway.client import GatewayClient
 from secondsite.gateway.messages import (
@@ -31,6 +33,7 @@ class Tested:
     """A test failover whose guest has checked itself."""
 
     status: TestFailoverStatus
+    requested_at: datetime
     first_line_seconds: float  # from the request to the first userspace line on the console
     check: Check
     expected: Expectation
@@ -45,7 +48,7 @@ def test_failover(
         LabProofFailed: the guest's checker found damage, a lost acknowledged record or a later one.
         RemoteError: the gateway could not start it.
     """
-    requested = time.monotonic()
+    requested_at, requested = SystemClock().utc(), time.monotonic()
     status = client.start_test_failover(
         machine, StartTestFailover(point=str(point.number), network="isolated")
     )
@@ -68,7 +71,7 @@ def test_failover(
     check = read_checks(log)[-1]
     expected = witness.expectation(point.asked_at, point.at)
     require(check, expected, point.number)
-    return Tested(status, first_line_seconds, check, expected)
+    return Tested(status, requested_at, first_line_seconds, check, expected)
 
 
 test_failover.__test__ = False  # type: ignore[attr-defined]  # not a test, whatever its name
