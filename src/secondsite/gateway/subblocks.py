@@ -76,6 +76,7 @@ class SideLog:
     groups: NDArray[np.bool_]
     dead: bool = False
     cycles: int = 1  # begun on it and not folded yet
+    committed: bool = False  # some of its cycles are: their entries are nowhere else
 
     def end(self) -> None:
         """Free its file."""
@@ -198,6 +199,7 @@ class SubBlockTable:
             self._stamp = None  # until all of it is in
             log.cycles -= 1
             if log.cycles:
+                log.committed = True
                 return
             try:
                 self._fold(log)
@@ -213,7 +215,7 @@ class SubBlockTable:
         """The cycle of `log` is not committed: drop its log and those of all later cycles."""
         with self._lock:
             if log in self._logs:
-                if log.cycles > 1:
+                if log.cycles > 1 or log.committed:
                     why = "a cycle was abandoned that shared its log with earlier ones"
                     self._void(why, self._size_bytes)
                     return

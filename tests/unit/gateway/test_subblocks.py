@@ -124,3 +124,17 @@ def test_abandoning_a_cycle_that_shares_a_log_forgets_everything(made: Made) -> 
     made.table.abandon(logs[9])
     assert "shared" in made.voids[-1]
     assert made.table.changed(made.table.begin(), 0, v(7)).tolist() == [True]
+
+
+def test_abandoning_the_last_cycle_of_a_log_whose_others_are_committed_forgets_everything(made: Made) -> None:
+    table = made.table
+    logs = [table.begin() for _ in range(9)]
+    assert logs[7] is logs[8], "the two share a log"
+    table.changed(logs[0], 0, v(7))
+    table.changed(logs[7], 0, v(8))
+    for number, log in enumerate(logs[:8]):
+        table.fold(log, epoch=1, point=number + 2)
+    table.abandon(logs[8])
+    # the target holds 8: a block that is 7 again must be sent
+    assert table.changed(table.begin(), 0, v(7)).tolist() == [True]
+    assert "shared" in made.voids[-1]
