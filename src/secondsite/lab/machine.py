@@ -25,6 +25,8 @@ from secondsite.lab.guest import BootFiles
 from secondsite.lab.place import Site
 from secondsite.lab.witness import RECORDS_CHANNEL
 
+# Names that Debian's profile of virt-aa-helper lets it look at (/**.img), where AppArmor is on.
+KERNEL, INITRAMFS = "kernel.img", "initramfs.img"
 AGENT_CHANNEL = "org.qemu.guest_agent.0"
 # Emulated on two busy cores the guest needs 4 to 20 s.
 BOOT_SECONDS_MAX = 180.0
@@ -188,9 +190,9 @@ def create_guest(site: Site, boot: BootFiles, spec: GuestSpec | None = None) -> 
     guest = Guest(site, spec)
     boot_directory = site.root / "boot"
     boot_directory.mkdir(mode=0o755, exist_ok=True)
-    for path in (boot.kernel, boot.initramfs):
-        if not (boot_directory / path.name).exists():
-            shutil.copy(path, boot_directory / path.name)
+    for path, name in ((boot.kernel, KERNEL), (boot.initramfs, INITRAMFS)):
+        if not (boot_directory / name).exists():
+            shutil.copy(path, boot_directory / name)
     sizes = {"vda": spec.system_bytes, "vdb": spec.data_bytes}
     for target, path in guest.disk_paths.items():
         with tempfile.TemporaryDirectory(dir=site.disks) as temporary:
@@ -223,7 +225,7 @@ def domain_xml(guest: Guest) -> str:
   <memory unit='MiB'>{spec.memory_mib}</memory><vcpu>1</vcpu>
   <os>
     <type arch='x86_64' machine='q35'>hvm</type>
-    <kernel>{boot / "vmlinuz"}</kernel><initrd>{boot / "initramfs"}</initrd>
+    <kernel>{boot / KERNEL}</kernel><initrd>{boot / INITRAMFS}</initrd>
     <cmdline>{escape(spec.command_line)}</cmdline>
   </os>
   <features><acpi/></features>
