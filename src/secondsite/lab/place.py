@@ -83,8 +83,10 @@ class Place:
     def find_holder(self) -> int:
         """Process 1 of a running place, 0 when there is none."""
         found = holders(self)
-        # unshare carries the same words and waits for its child, which is process 1
-        inner = [pid for pid in found if not set(processes.children(pid)) & set(found)]
+        # unshare carries the same words and waits for its child, which is process 1; a child of that carries
+        # them too for the moment between its fork and its exec
+        outer = [pid for pid in found if processes.parent(pid) not in found]
+        inner = [pid for pid in found if processes.parent(pid) in outer]
         return inner[0] if inner else 0
 
 

@@ -84,20 +84,19 @@ def wait_until(
         pause(poll_seconds)
 
 
+def parent(pid: int) -> int:
+    """The process that started `pid`, or adopted it; 0 when it is gone or was started from outside."""
+    try:
+        # after the last ')' of the name: state, then the parent
+        return int(Path(f"/proc/{pid}/stat").read_text(errors="replace").rpartition(")")[2].split()[1])
+    except (OSError, IndexError):
+        return 0
+
+
 def children(pid: int) -> list[int]:
     """The processes `pid` started and that still are, or nothing when it is gone."""
-    found = []
-    for entry in Path("/proc").iterdir():
-        if not entry.name.isdigit():
-            continue
-        try:
-            # after the last ')' of the name: state, then the parent
-            parent = (entry / "stat").read_text(errors="replace").rpartition(")")[2].split()[1]
-        except OSError:
-            continue
-        if int(parent) == pid:
-            found.append(int(entry.name))
-    return found
+    everything = [int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdigit()]
+    return [each for each in everything if parent(each) == pid]
 
 
 def find_by_arguments(*wanted: str) -> list[int]:
