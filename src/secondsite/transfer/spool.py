@@ -50,6 +50,7 @@ PROPOSAL_BYTES_MAX = 64 * MIB
 LOG_BYTES_MAX = 256 * MIB
 _SMALL_BYTES_MAX = 4 * KIB
 _GONE = ".gone-"
+_NOTED = b'"noted"'  # a line of the log: everything above belongs to the note
 
 
 class _Header(msgspec.Struct, frozen=True, kw_only=True):
@@ -212,6 +213,7 @@ class Batch:
         self._lines: dict[SegmentId, _Line] = {}
         self._files: dict[SegmentId, int] = {}  # segments kept here -> size in bytes
         self._unchecked: set[SegmentId] = set()  # of an earlier run: a power cut may have torn them
+        self._unlogged: set[SegmentId] = set()  # acknowledged while the volume was full: no line says so
         self._log = os.open(
             path / "segments.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600
         )
@@ -292,10 +294,14 @@ class Batch:
     def acknowledge(self, order: int, ref: SegmentRef) -> None:
         """The target has it, durable. Its bytes stay for a while, as long as nothing else needs the room."""
         line = _Line(order=order, ref=ref, sent=True)
-        with self._lock, contextlib.suppress(OSError):  # not kept: it is sent once more after a restart
+        with self._lock:
             self._lines[ref.id] = line
-            if not self._gone:
+            if self._gone:
+                return
+            try:
                 self._write_line(line)
+            except OSError:
+                self._unlogged.add(ref.id)  # `set_note` tries again before it promises anything
 
     def unacknowledge(self, ref: SegmentRef) -> bool:
         """The target lost it after all: True when its bytes are still here to be sent again."""
@@ -326,6 +332,10 @@ class Batch:
         """Keep the note, durable. Raises CacheFull, CacheLost."""
         assert len(note) <= NOTE_BYTES_MAX
         try:
+            with self._lock:
+                for id_ in list(self._unlogged):
+                    self._write_line(self._lines[id_])
+                self._write_text(_NOTED)
             os.fsync(self._log)
             replace_file(self._path / "note", note)
         except OSError as error:
@@ -345,7 +355,7 @@ class Batch:
     def drop_sent(self) -> bool:
         """Remove the files the target has; False when there was none."""
         with self._lock:
-            sent = [id_ for id_ in self._files if self._lines[id_].sent]
+            sent = [id_ for id_ in self._files if self._lines[id_].sent and id_ not in self._unlogged]
             for id_ in sent:
                 self._segment_path(id_).unlink(missing_ok=True)
                 self._spool.release(self._files.pop(id_))
@@ -379,12 +389,20 @@ class Batch:
 
     def _write_line(self, line: _Line) -> None:
         """Caller holds the lock. The line end comes first: a line that a full volume cut short ends there."""
-        os.write(self._log, b"\n" + msgspec.json.encode(line))
+        self._write_text(msgspec.json.encode(line))
         self._lines[line.ref.id] = line
+        self._unlogged.discard(line.ref.id)
+
+    def _write_text(self, text: bytes) -> None:
+        if os.write(self._log, b"\n" + text) != len(text) + 1:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     def _read_back(self) -> None:
         remove_leftovers(self._path)
+        noted: set[SegmentId] = set()  # added before the last note
         for text in _read(self._path / "segments.log", LOG_BYTES_MAX).split(b"\n"):
+            if text == _NOTED:
+                noted = set(self._lines)
             with contextlib.suppress(msgspec.DecodeError):  # a power cut may tear the last line
                 line = msgspec.json.decode(text, type=_Line)
                 self._lines[line.ref.id] = line
@@ -397,6 +415,9 @@ class Batch:
             self._unchecked.add(known.ref.id)
             self._spool.count(known.ref.stored_bytes)
         self._lines = {i: line for i, line in self._lines.items() if line.sent or i in self._files}
+        if not noted <= self._lines.keys():
+            # a power cut took bytes that were not synced: what the note says of them is not true any more
+            raise ValueError("segments from before the note are gone")
         with contextlib.suppress(FileNotFoundError):
             self.note = _read(self._path / "note", NOTE_BYTES_MAX)
         with contextlib.suppress(FileNotFoundError):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import random
 import threading
 from collections.abc import Callable, Iterator
@@ -390,3 +392,59 @@ def test_a_torn_last_line_of_the_log_costs_only_its_segment(site: Site) -> None:
     (batch,) = site.spool().batches()
     assert len(batch.entries()) == kept - 1
     assert len(site.cached()) == kept - 1
+
+
+@pytest.mark.parametrize("what", ["truncated", "gone"])
+def test_an_open_shipment_that_lost_what_its_note_speaks_of_is_dropped(site: Site, what: str) -> None:
+    """A power cut may take unsynced bytes: the copy would go on after a slice that is not whole."""
+    site.link.cut()
+    shipper = site.start()
+    shipment = shipper.begin(MACHINE, 1)
+    made = [site.maker.segment(MIB) for _ in range(2)]
+    for one in made:
+        shipment.add(one.ref, one.data)
+    shipment.set_note(b"slices 0..1")
+    late = [site.maker.segment(MIB) for _ in range(3)]
+    for one in late:
+        shipment.add(one.ref, one.data)  # one of them goes to the cache
+    shipper.close()
+    for one in late:
+        for path in (site.directory / "cache").rglob(f"{one.ref.id}.seg"):
+            path.unlink()
+    (batch,) = site.spool().batches()
+    assert set(batch.entries().values()) == {one.ref for one in made}, "what came after the note may go"
+    path = next((site.directory / "cache").rglob(f"{made[0].ref.id}.seg"))
+    if what == "gone":
+        path.unlink()
+    else:
+        path.write_bytes(b"")
+    spool = site.spool()
+    assert spool.batches() == []
+    assert spool.used_bytes == 0
+    assert "spool.shipment-lost" in site.events.codes()
+
+
+@pytest.mark.parametrize("short", [False, True])
+def test_an_acknowledgement_the_full_cache_could_not_note_is_noted_before_the_note(
+    site: Site, monkeypatch: pytest.MonkeyPatch, short: bool
+) -> None:
+    shipper = site.start()
+    shipment = shipper.begin(MACHINE, 1)
+    made = site.maker.segment(MIB)
+    write = os.write
+
+    def full(fd: int, data: bytes) -> int:
+        if short:
+            return write(fd, data[:7])
+        raise OSError(errno.ENOSPC, "no room")
+
+    monkeypatch.setattr("secondsite.transfer.spool.os.write", full)
+    shipment.add(made.ref, made.data)
+    _until(lambda: site.holds(made) and shipper.queued_bytes == 0)
+    with pytest.raises(CacheFull):
+        shipment.set_note(b"slice 0")
+    monkeypatch.undo()
+    shipment.set_note(b"slice 0")
+    shipper.close()
+    (batch,) = site.spool().batches()
+    assert list(batch.entries().values()) == [made.ref]
