@@ -48,7 +48,7 @@ def make(directory: Path, base_content: Path, *, cycles: int, bytes_per_cycle: i
     vault.save(directory / "vault.key")
     key = DiskKey.create()
     store.put(wrapped_key_name(MACHINE, key.id), encode_wrapped(vault, MACHINE, DISK, key))
-    journal = Journal(store, MACHINE)
+    journal = Journal(store, MACHINE, vault)
     size_bytes = base_content.stat().st_size
     base_path = directory / "vda.raw"
     shutil.copyfile(base_content, base_path)

@@ -69,6 +69,7 @@ def rig(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Rig]:
     store = MemoryStore()
     receiver = GatewayReceiver(
         store,
+        vault=None,
         peers={PEER: PeerRule(frozenset({MACHINE})), THIRD: PeerRule()},
         clock=SystemClock(),
         events=events,
@@ -337,6 +338,7 @@ def test_the_writer_is_still_known_when_promotion_took_its_claim_away(rig: Rig) 
     rig.store.delete(log_name(MACHINE, 1))
     restarted = GatewayReceiver(
         rig.store,
+        vault=None,
         peers={PEER: PeerRule(), THIRD: PeerRule()},
         clock=SystemClock(),
         events=rig.events,

@@ -59,7 +59,7 @@ def _run(directory: Path, crash_at: str) -> int:
 def test_fingerprints_are_right_after_a_kill_anywhere(tmp_path: Path, mark: str, which: int) -> None:
     assert _run(tmp_path, f"{mark}:{which}") == -signal.SIGKILL, "the mark was never reached"
     assert _run(tmp_path, "") == 0  # it fails when a fingerprint became unknown
-    journal = Journal(LocalStore(tmp_path / "store"), MACHINE)
+    journal = Journal(LocalStore(tmp_path / "store"), MACHINE, None)
     seed = DiskKey(KeyId("ab" * 16), b"k" * 32).digest_seed()
     points = journal.points()
     assert len(points) == POINTS
@@ -82,6 +82,7 @@ def test_a_full_cache_volume_costs_fingerprints_and_no_points(tmp_path: Path) ->
         )
         receiver = GatewayReceiver(
             MemoryStore(),
+            vault=None,
             peers={PEER.name: PeerRule()},
             clock=SystemClock(),
             events=events,

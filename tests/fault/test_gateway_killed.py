@@ -106,7 +106,7 @@ class Killed:
 
     def check_points(self) -> int:
         store = LocalStore(self.pair.root / B / "store")
-        journal = Journal(store, MachineId(MACHINE))
+        journal = Journal(store, MachineId(MACHINE), None)
         positions = positions_of(self.guest_dir)
         points = journal.points()
         expected = contents_at(self.guest_dir, [positions[p.checkpoint] for p in points])

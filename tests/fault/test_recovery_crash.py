@@ -84,7 +84,7 @@ def assert_nothing_is_left(root: Path) -> None:
     assert [net.name for net in fabric.networks() if net.isolated] == []
     assert list((root / "state" / "exports").iterdir()) == []
     assert list((root / "sockets").iterdir()) == []
-    assert Journal(open_store(str(root / "store")), SHOP).state().pins == ()
+    assert Journal(open_store(str(root / "store")), SHOP, None).state().pins == ()
     assert serving(root) == []
 
 
@@ -149,7 +149,7 @@ def test_a_standing_test_survives_the_gateway_and_its_lost_export_is_served_agai
         assert run(root, "resume")[0]["state"] == "Completed"
         [second] = serving(root)
         assert second != first
-        pins = Journal(open_store(str(root / "store")), SHOP).state().pins
+        pins = Journal(open_store(str(root / "store")), SHOP, None).state().pins
         assert [pin.number for pin in pins] == [replica.newest]
         role, fabric = recovery(root)
         assert len(fabric.recovered()) == 1

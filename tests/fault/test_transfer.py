@@ -93,7 +93,9 @@ LIMITS = IngestLimits(
 def target(tmp_path: Path) -> Iterator[Target]:
     events, store = Events(), MemoryStore()
     certificates = Certificates(tmp_path)
-    receiver = GatewayReceiver(store, peers={PEER: PeerRule()}, clock=SystemClock(), events=events)
+    receiver = GatewayReceiver(
+        store, vault=None, peers={PEER: PeerRule()}, clock=SystemClock(), events=events
+    )
     server = IngestServer(
         receiver,
         certificates.of(NAME),
@@ -577,7 +579,7 @@ def _patiently(call: Callable[[], object]) -> None:
 
 
 def _check_journal(store: LocalStore, points: list[tuple[str, list[Made]]]) -> None:
-    journal = Journal(store, MACHINE)
+    journal = Journal(store, MACHINE, None)
     found = journal.points()
     assert [point.nonce for point in found] == [nonce for nonce, _ in points]
     assert journal.head().epoch == 1
@@ -625,7 +627,7 @@ def test_a_source_killed_anywhere_goes_on_from_its_cache(tmp_path: Path, mark: s
     assert _run_source(tmp_path, f"{mark}:{which}") == -signal.SIGKILL, "the mark was never reached"
     assert _run_source(tmp_path, "") == 0
     store = LocalStore(tmp_path / "store")
-    points = Journal(store, MACHINE).points()
+    points = Journal(store, MACHINE, None).points()
     assert len(points) == 4
     for point in points:
         assert len(point.segments) == 6

@@ -16,6 +16,7 @@ from secondsite.journal.segment import SegmentReader, verify_segment
 from support.format_samples import (
     DISK,
     KEY,
+    LOG_KEY,
     MACHINE,
     VAULT,
     golden_objects,
@@ -49,8 +50,8 @@ def test_segment_version_1() -> None:
 
 
 def test_records_version_1() -> None:
-    assert decode_record((DATA / "claim-1.bin").read_bytes()) == sample_claim()
-    assert decode_record((DATA / "point-1.bin").read_bytes()) == sample_point()
+    assert decode_record((DATA / "claim-1.bin").read_bytes(), LOG_KEY) == sample_claim()
+    assert decode_record((DATA / "point-1.bin").read_bytes(), LOG_KEY) == sample_point()
 
 
 def test_wrapped_key_and_definition_version_1() -> None:

@@ -53,6 +53,7 @@ def main() -> None:
     )
     receiver = GatewayReceiver(
         LocalStore(directory / "store"),
+        vault=None,
         peers={PEER.name: PeerRule()},
         clock=clock,
         events=events,

@@ -5,7 +5,10 @@ from __future__ import annotations
 import random
 from collections.abc import Callable
 
-from secondsite.journal.keys import DiskKey, VaultKey, encode_wrapped
+import blake3
+
+from secondsite.journal.format import RECORD_HEADER
+from secondsite.journal.keys import DiskKey, VaultKey, encode_wrapped, sealed_with
 from secondsite.journal.manifest import encode_record, seal_definition
 from secondsite.journal.segment import SegmentHead, SegmentWriter
 from secondsite.model.ids import DiskId, KeyId, MachineId, SegmentId
@@ -16,6 +19,7 @@ MACHINE = MachineId("6f9619ff-8b86-d011-b42d-00cf4fc964ff")
 DISK = DiskId("vda")
 DISK_BYTES = 1 << 20
 VAULT = VaultKey.of(bytes(range(32)))
+LOG_KEY = VAULT.log_key(MACHINE)
 KEY = DiskKey(KeyId("0123456789abcdef" * 2), bytes(range(32, 64)))
 SEGMENT = SegmentId("fedcba9876543210" * 2)
 
@@ -100,12 +104,23 @@ def sample_definition() -> bytes:
     return seal_definition(definition, VAULT, MACHINE, randomness=fixed(0x33))
 
 
+def mended_record(data: bytes) -> bytes:
+    """Length, hash and seal made right again, so that what is tested is the rule behind them."""
+    if len(data) < RECORD_HEADER.size:
+        return data
+    body = data[RECORD_HEADER.size :]
+    head = data[:20] + len(body).to_bytes(4, "little") + data[24:32]
+    head += blake3.blake3(head).update(body).digest()
+    head += sealed_with(LOG_KEY)
+    return head + LOG_KEY.seal(head, body) + body
+
+
 def golden_objects() -> dict[str, bytes]:
     """Every kind of object, by the name of its golden file."""
     return {
         "segment-1.bin": sample_segment()[0],
-        "claim-1.bin": encode_record(sample_claim()),
-        "point-1.bin": encode_record(sample_point()),
+        "claim-1.bin": encode_record(sample_claim(), LOG_KEY),
+        "point-1.bin": encode_record(sample_point(), LOG_KEY),
         "wrapped-key-1.bin": encode_wrapped(VAULT, MACHINE, DISK, KEY, randomness=fixed(0x44)),
         "definition-1.bin": sample_definition(),
     }

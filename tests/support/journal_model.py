@@ -45,7 +45,7 @@ class Replica:
         self.open_journal()
 
     def open_journal(self) -> None:
-        self.journal = Journal(self.store, MACHINE)
+        self.journal = Journal(self.store, MACHINE, self.vault)
         self.ring = KeyRing(self.store, MACHINE, self.vault)
         for key in self.keys.values():
             self.ring.add(key)

@@ -39,7 +39,7 @@ def recovery(root: Path) -> tuple[Recovery, FileFabric]:
         directory=root / "state" / "exports",
         store_url=store.url,
         key_file=root / "vault.key",
-        pins=Pins(store),
+        pins=Pins(store, VaultKey.load(root / "vault.key")),
         access=SocketAccess(),
         clock=clock,
         events=events,

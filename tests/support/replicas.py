@@ -57,7 +57,7 @@ def make_replica(root: Path, *, points: int = 3, seed: int = 1, application_cons
     vault = VaultKey.create()
     vault.save(root / "vault.key")
     store = LocalStore(root / "store")
-    journal = Journal(store, SHOP)
+    journal = Journal(store, SHOP, vault)
     keys = {disk: DiskKey.create() for disk in SIZES}
     for disk, key in keys.items():
         store.put(wrapped_key_name(SHOP, key.id), encode_wrapped(vault, SHOP, disk, key))

@@ -52,7 +52,7 @@ def leave_store(guest: Guest, place: Path) -> Left:
     vault = VaultKey.create()
     vault.save(place / "vault.key")
     store = LocalStore(place / "store")
-    journal = Journal(store, machine)
+    journal = Journal(store, machine, vault)
     clock = SystemClock()
     claim = journal.claim(
         name=guest.name, claimant="a", reason="first copy", clock=clock, expected=journal.head()

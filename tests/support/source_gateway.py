@@ -29,7 +29,7 @@ def main() -> None:
     directory, count = Path(sys.argv[1]), int(sys.argv[2])
     events, clock = Events(), SystemClock()
     receiver = GatewayReceiver(
-        LocalStore(directory / "store"), peers={PEER.name: PeerRule()}, clock=clock, events=events
+        LocalStore(directory / "store"), vault=None, peers={PEER.name: PeerRule()}, clock=clock, events=events
     )
     link = MemoryLink(receiver, PEER)
     maker = Maker(secrets.randbits(64))  # each run makes other names

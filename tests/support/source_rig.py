@@ -52,7 +52,7 @@ class Rig:
         self.store = MemoryStore()
         self.vault = VaultKey.create()
         self.receiver = GatewayReceiver(
-            self.store, peers={US: PeerRule()}, clock=self.clock, events=self.events
+            self.store, vault=None, peers={US: PeerRule()}, clock=self.clock, events=self.events
         )
         self.memory_link = MemoryLink(self.receiver, Peer(name=US))
         self.link = link(self.receiver) if link is not None else self.memory_link
@@ -135,7 +135,7 @@ class Rig:
 
     @property
     def journal(self) -> Journal:
-        return Journal(self.store, self.machine)
+        return Journal(self.store, self.machine, None)
 
     def points(self) -> list[Point]:
         return self.journal.points()

@@ -50,7 +50,7 @@ def main() -> None:
     signal.signal(signal.SIGTERM, lambda *_: stop.set())
     events, clock = PrintedEvents(), SystemClock()
     receiver = GatewayReceiver(
-        LocalStore(directory / "store"), peers={PEER: PeerRule()}, clock=clock, events=events
+        LocalStore(directory / "store"), vault=None, peers={PEER: PeerRule()}, clock=clock, events=events
     )
     server = IngestServer(receiver, files, ("127.0.0.1", port), name=NAME, clock=clock, events=events)
     print(server.start()[1], flush=True)

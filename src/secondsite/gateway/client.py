@@ -16,6 +16,7 @@ from urllib.parse import quote
 import msgspec
 
 from secondsite.base.errors import Outcome, RemoteError, SecondsiteError
+from secondsite.base.parse import JSON_ERRORS
 from secondsite.gateway.messages import (
     ChallengeReply,
     CleanUp,
@@ -107,7 +108,7 @@ class GatewayClient:
             if answer.status >= 400:
                 raise RemoteError(msgspec.json.decode(text, type=dict[str, Any]))
             return msgspec.json.decode(text, type=kind)
-        except msgspec.MsgspecError as error:
+        except JSON_ERRORS as error:
             raise GatewayAnswerUnknown(socket=self._path, why=error) from None
 
     # the gateway

@@ -22,6 +22,7 @@ from starlette.routing import Route
 from secondsite import __version__
 from secondsite.base.clock import Clock
 from secondsite.base.errors import InvalidInput, Outcome, RemoteError, SecondsiteError
+from secondsite.base.parse import JSON_ERRORS
 from secondsite.fabrics.base import Fabric
 from secondsite.gateway.messages import (
     ChallengeReply,
@@ -148,7 +149,7 @@ async def _body(request: Request, kind: type[_T]) -> _T:
             raise InvalidInput(what="the request body", why=f"it is larger than {BODY_BYTES_MAX} bytes")
     try:
         return msgspec.json.decode(data, type=kind)
-    except msgspec.MsgspecError as error:
+    except JSON_ERRORS as error:
         raise InvalidInput(what="the request body", why=str(error)) from None
 
 

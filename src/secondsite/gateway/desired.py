@@ -13,6 +13,7 @@ import msgspec
 
 from secondsite.base.errors import Outcome, SecondsiteError
 from secondsite.base.files import read_limited, replace_file
+from secondsite.base.parse import JSON_ERRORS
 from secondsite.base.units import MIB
 from secondsite.model.ids import DiskId, MachineId, machine_id
 from secondsite.model.machines import Mapping
@@ -90,7 +91,7 @@ class DesiredState:
             found = msgspec.json.decode(data, type=_File)
         except FileNotFoundError:
             return ()
-        except msgspec.MsgspecError as error:
+        except JSON_ERRORS as error:
             raise DesiredDamaged(path=self._path, why=str(error)) from None
         if found.version != VERSION:
             raise DesiredDamaged(path=self._path, why=f"its version is {found.version}, not {VERSION}")

@@ -22,7 +22,7 @@ from secondsite.base.units import BLOCK_BYTES_MAX, MIB, SUB_BLOCK_BYTES
 from secondsite.gateway.subblocks import Bools, SideLog, SubBlockTable, values_of
 from secondsite.journal.digests import digest_sub_blocks
 from secondsite.journal.keys import DiskKey
-from secondsite.journal.segment import SegmentHead, SegmentWriter
+from secondsite.journal.segment import SegmentHead, SegmentWriter, blocks_of
 from secondsite.model.ids import DiskId, MachineId, SegmentId
 from secondsite.transfer.errors import TransferCancelled
 from secondsite.transfer.shipping import Shipment
@@ -307,7 +307,7 @@ class _Work:
         for begin, end in _runs(differs):
             start = offset + begin * SUB_BLOCK_BYTES
             size = min(end * SUB_BLOCK_BYTES, length) - begin * SUB_BLOCK_BYTES
-            needed = -(-size // BLOCK_BYTES_MAX)
+            needed = blocks_of(start, size)
             if rows + needed > ZERO_BYTES_MAX // BLOCK_BYTES_MAX:
                 self._encoder.ship(writer)
                 rows, writer = 0, self._encoder.writer(track)

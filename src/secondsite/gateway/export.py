@@ -40,7 +40,7 @@ def run(directory: Path, ready_fd: int) -> int:
     write_run(directory, RunState(process=os.getpid()))
     try:
         vault = load_key(Path(spec.key_file))
-        journal = Journal(open_store(spec.store_url, create=False), spec.machine)
+        journal = Journal(open_store(spec.store_url, create=False), spec.machine, vault)
         with open_point_view(journal, spec.point, vault, moved=spec.bases) as view:
             owner = (spec.access.user, spec.access.group)
             with serve(

@@ -124,7 +124,7 @@ class Gateway:
             directory=config.state_dir / "exports",
             store_url=store.url,
             key_file=config.vault_key,
-            pins=Pins(store),
+            pins=Pins(store, self._vault),
             access=qemu_access(),
             clock=self.clock,
             events=self.events,
@@ -159,6 +159,7 @@ class Gateway:
         self._stop.callback(fingerprints.close)
         receiver = GatewayReceiver(
             store,
+            vault=self._vault,
             peers=_peer_rules(config),
             clock=self.clock,
             events=self.events,

@@ -8,6 +8,7 @@ record of ours that survives restarts, and an operator sees it in `secondsite st
 from __future__ import annotations
 
 from secondsite.journal.chain import Journal
+from secondsite.journal.keys import VaultKey
 from secondsite.journal.store import ObjectStore
 from secondsite.model.ids import MachineId
 
@@ -15,13 +16,14 @@ from secondsite.model.ids import MachineId
 class Pins:
     """Takes and releases pins; both may be repeated."""
 
-    def __init__(self, store: ObjectStore) -> None:
+    def __init__(self, store: ObjectStore, vault: VaultKey) -> None:
         self._store = store
+        self._vault = vault
 
     def take(self, machine: MachineId, point: int, *, holder: str, reason: str) -> None:
         """Keep `point` readable. Raises when it does not exist or is below the floor already."""
-        Journal(self._store, machine).pin(point, holder=holder, reason=reason, until=None)
+        Journal(self._store, machine, self._vault).pin(point, holder=holder, reason=reason, until=None)
 
     def release(self, machine: MachineId, *, holder: str) -> None:
         """Let go; a holder without a pin is fine."""
-        Journal(self._store, machine).unpin(holder)
+        Journal(self._store, machine, self._vault).unpin(holder)

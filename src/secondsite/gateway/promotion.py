@@ -53,7 +53,7 @@ class Promoter:
     def start(self) -> None:
         """Take up what an earlier process left, then wait for first points."""
         for machine in machines(self._store):
-            self._want(Journal(self._store, machine))
+            self._want(Journal(self._store, machine, self._vault))
         self._thread.start()
 
     def close(self) -> None:

@@ -22,6 +22,7 @@ from secondsite.base.errors import SecondsiteError
 from secondsite.gateway.intake import Upload, is_present, key_of
 from secondsite.journal.chain import FingerprintsOf, Head, Journal
 from secondsite.journal.chain_errors import EpochSuperseded
+from secondsite.journal.keys import VaultKey
 from secondsite.journal.names import machine_prefix, wrapped_key_name
 from secondsite.journal.store import ObjectExists, ObjectMissing, ObjectStore
 from secondsite.model.events import EventSink, Severity
@@ -54,7 +55,8 @@ class PeerRule:
 class GatewayReceiver:
     """Implements `transfer.protocols.Receiver` on an object store. Thread-safe.
 
-    peers: by certificate name. fingerprints: what the disks hold with a point (`tables.Tables.of`).
+    vault: seals records and states. peers: by certificate name.
+    fingerprints: what the disks hold with a point (`fingerprints.Fingerprints.of`).
     on_commit: called after each new or repeated commit, from the connection's thread; must not block.
     """
 
@@ -62,6 +64,7 @@ class GatewayReceiver:
         self,
         store: ObjectStore,
         *,
+        vault: VaultKey | None,
         peers: Mapping[str, PeerRule],
         clock: Clock,
         events: EventSink,
@@ -69,6 +72,7 @@ class GatewayReceiver:
         on_commit: Callable[[Journal, Point], None] | None = None,
     ) -> None:
         self._store = store
+        self._vault = vault
         self._peers = dict(peers)
         self._clock = clock
         self._events = events
@@ -227,7 +231,9 @@ class GatewayReceiver:
         with self._lock:
             found = self._machines.get(machine)
             if found is None:
-                found = self._machines[machine] = _Machine(Journal(self._store, machine), self._clock)
+                found = self._machines[machine] = _Machine(
+                    Journal(self._store, machine, self._vault), self._clock
+                )
             return found
 
 

@@ -65,6 +65,7 @@ class Recovery:
     ) -> None:
         """socket_dir: where the hypervisor may connect to; mapping: the site's own, above a point's."""
         self._store = store
+        self._vault = vault
         self._exports = exports
         self._fabric = fabric
         self._clock = clock
@@ -128,7 +129,7 @@ class Recovery:
         """The machine's journal, kept open: it remembers the records it has checked."""
         with self._lock:
             if machine not in self._journals:
-                self._journals[machine] = Journal(self._store, machine)
+                self._journals[machine] = Journal(self._store, machine, self._vault)
             return self._journals[machine]
 
     def machines(self) -> list[tuple[MachineId, str]]:

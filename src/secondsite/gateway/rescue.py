@@ -23,6 +23,7 @@ from secondsite.gateway.pins import Pins
 from secondsite.gateway.recover import Recovery
 from secondsite.gateway.views import load_key, open_point_view
 from secondsite.journal.chain import Journal, machines
+from secondsite.journal.errors import WrongKey
 from secondsite.journal.store import ObjectStore, StoreUnavailable
 from secondsite.journal.stores import open_store
 from secondsite.journal.view import PointView
@@ -71,7 +72,7 @@ class Rescue:
         found = []
         for machine in machines(self.store):
             try:
-                points = Journal(self.store, machine).points()
+                points = Journal(self.store, machine, self.vault).points()
             except SecondsiteError as error:
                 found.append(Replica(machine, "", [], error))
                 continue
@@ -82,12 +83,16 @@ class Rescue:
 
     def resolve(self, text: str) -> MachineId:
         """The machine a name or id means."""
-        pairs = [(replica.machine, replica.name) for replica in self.replicas()]
+        replicas = self.replicas()
+        for replica in replicas:
+            if isinstance(replica.error, WrongKey):
+                raise replica.error  # with another vault's key no name can be read, and none is wrong
+        pairs = [(replica.machine, replica.name) for replica in replicas]
         return resolve(text, pairs, kind="machine", where=f"the store {self.store_url}")
 
     def choose(self, machine: MachineId, wanted: str) -> Point:
         """The point `wanted` means, see `choose_point`."""
-        points = Journal(self.store, machine).points()
+        points = Journal(self.store, machine, self.vault).points()
         return choose_point(points, wanted, machine=points[-1].machine_name if points else machine)
 
     @contextlib.contextmanager
@@ -100,7 +105,7 @@ class Rescue:
         on_unpinned: Callable[[StoreUnavailable], None],
     ) -> Iterator[PointView]:
         """The point's disks, pinned while open; a store that cannot be written is told to `on_unpinned`."""
-        pins = Pins(self.store)
+        pins = Pins(self.store, self.vault)
         holder = f"rescue:{secrets.token_hex(8)}"
         with contextlib.ExitStack() as stack:
             try:
@@ -109,12 +114,14 @@ class Rescue:
             except StoreUnavailable as error:
                 # mounted read-only, as a careful person does on that day
                 on_unpinned(error)
-            with open_point_view(Journal(self.store, machine), point.number, self.vault, moved=moved) as view:
+            with open_point_view(
+                Journal(self.store, machine, self.vault), point.number, self.vault, moved=moved
+            ) as view:
                 yield view
 
     def take_over(self, machine: MachineId, *, claimant: str, clock: Clock) -> Claim:
         """Claim the epoch: from now on a source that comes back cannot commit, and learns why (rule 2)."""
-        journal = Journal(self.store, machine)
+        journal = Journal(self.store, machine, self.vault)
         head = journal.head()
         name = head.point.machine_name if head.point else machine
         return journal.claim(name=name, claimant=claimant, reason="failover", clock=clock, expected=head)
@@ -135,7 +142,7 @@ class Rescue:
             directory=state_dir / "exports",
             store_url=self.store.url,
             key_file=self.key_file,
-            pins=Pins(self.store),
+            pins=Pins(self.store, self.vault),
             access=access,
             clock=clock,
             events=events,

@@ -19,6 +19,7 @@ import msgspec
 
 from secondsite.base.clock import Clock
 from secondsite.base.crash import crash_point, mark
+from secondsite.base.parse import JSON_ERRORS
 from secondsite.base.units import GIB, MIB, SUB_BLOCK_BYTES
 from secondsite.fabrics.base import Capture, DiskCapture, Quiesce
 from secondsite.gateway.cycle import (
@@ -69,7 +70,7 @@ def read_note(shipment: Shipment) -> SeedNote | None:
         return None
     try:
         return msgspec.json.decode(shipment.note, type=SeedNote)
-    except msgspec.MsgspecError:
+    except JSON_ERRORS:
         return None
 
 

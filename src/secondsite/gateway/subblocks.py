@@ -26,6 +26,7 @@ from numpy.typing import NDArray
 
 from secondsite.base.crash import crash_point, mark
 from secondsite.base.files import fsync_directory
+from secondsite.base.parse import JSON_ERRORS
 from secondsite.base.units import KIB, SUB_BLOCK_BYTES
 from secondsite.model.ids import DiskId, MachineId
 
@@ -331,5 +332,5 @@ def _decode_header(page: bytes) -> Stamp | None:
     length = int.from_bytes(page[10:12], "little")
     try:
         return msgspec.json.decode(page[12 : 12 + length], type=Stamp)
-    except msgspec.MsgspecError:
+    except JSON_ERRORS:
         return None

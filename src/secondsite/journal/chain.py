@@ -31,6 +31,7 @@ from secondsite.journal.chain_errors import (
     ProposalInvalid,
     SegmentsMissing,
 )
+from secondsite.journal.keys import LogKey, VaultKey
 from secondsite.journal.manifest import RECORD_BYTES_MAX, decode_record, encode_record, record_hash
 from secondsite.journal.names import MACHINES, log_name, log_prefix, machine_prefix, segment_name
 from secondsite.journal.state import Pin, State, StateRecord
@@ -64,12 +65,14 @@ FingerprintsOf = Callable[[PointProposal, Head], Mapping[DiskId, str | None]]
 class Journal:
     """One machine's chain and state in a store. Thread-safe; several processes may hold one each."""
 
-    def __init__(self, store: ObjectStore, machine: MachineId) -> None:
+    def __init__(self, store: ObjectStore, machine: MachineId, vault: VaultKey | None) -> None:
+        """vault: seals what is written, and refuses what is not sealed with it; None: neither (tests)."""
         self._store = store
         self._machine = machine_id(machine)
         self._lock = threading.RLock()
-        self._state = StateRecord(store, self._machine)
-        self._chain = _Chain(self._machine)
+        self._key = vault.log_key(self._machine) if vault is not None else None
+        self._state = StateRecord(store, self._machine, self._key)
+        self._chain = _Chain(self._machine, self._key)
 
     @property
     def store(self) -> ObjectStore:
@@ -80,6 +83,10 @@ class Journal:
     def machine(self) -> MachineId:
         """Whose journal it is."""
         return self._machine
+
+    def read_record(self, name: str) -> Record:
+        """One record of the log by its object's name. Raises ObjectMissing, ObjectDamaged."""
+        return decode_record(self._store.get(name, size_bytes_max=RECORD_BYTES_MAX), self._key)
 
     def records(self) -> list[Record]:
         """Every record from the floor on, also those that do not count. Raises ChainBroken."""
@@ -243,7 +250,7 @@ class Journal:
 
     def _append(self, record: Record) -> bool:
         """Create the next record; False when another writer took the number."""
-        data = encode_record(record)
+        data = encode_record(record, self._key)
         name = log_name(self._machine, record.number)
         try:
             self._store.put(name, data)
@@ -311,7 +318,7 @@ class Journal:
         """Bring the cached chain up to date: a listing of the state, one probe, and what is new."""
         state = self._state.read()
         if self._chain.number < state.floor or not self._chain.number:
-            self._chain = _Chain(self._machine)
+            self._chain = _Chain(self._machine, self._key)
             self._load(state)
             return state
         self._chain.drop_below(state.promoted)
@@ -335,7 +342,7 @@ class Journal:
                 newer = self._state.read()
                 if newer.promoted <= number:
                     raise
-                self._chain = _Chain(self._machine)
+                self._chain = _Chain(self._machine, self._key)
                 self._load(newer)
                 return
             self._chain.add(data, state)
@@ -349,8 +356,9 @@ class Journal:
 class _Chain:
     """Decoded records from the last promoted one on, with what is asked of them."""
 
-    def __init__(self, machine: MachineId) -> None:
+    def __init__(self, machine: MachineId, key: LogKey | None) -> None:
         self._machine = machine
+        self._key = key
         self.number = 0  # of the newest record
         self.hash = ZERO_HASH
         self.epoch = 0
@@ -366,7 +374,7 @@ class _Chain:
 
     def add(self, data: bytes, state: State) -> None:
         """Check the next record against the chain and take it in. Raises ChainBroken."""
-        record = decode_record(data)
+        record = decode_record(data, self._key)
         found = record_hash(data)
         begins = not self.number
         number = max(state.promoted, 1) if begins else self.number + 1

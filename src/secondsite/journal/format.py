@@ -20,13 +20,13 @@ Segment header (192 bytes)          Segment footer (128 bytes, at the very end)
 121 63  disk's name, zero padded
 184  8  xxh3_64 of bytes 0..183
 
-Record (point or claim) header (64 bytes), followed by the JSON body
+Record (point or claim) header (112 bytes), followed by the JSON body
  0   8  magic "2SITEREC"             24   8  number
  8   2  version                      32  32  blake3 of bytes 0..31 and the body
 10   2  kind: 1 claim, 2 point
 12   4  required flags
-16   4  optional flags
-20   4  length of the body
+16   4  optional flags                64  16  vault key id, zeros: not sealed
+20   4  length of the body            80  32  seal: keyed blake3 of all the rest
 
 Sealed box (wrapped keys, definitions): header (80 bytes), followed by ciphertext and tag
  0   8  magic "2SITEBOX"             24  16  vault key id
@@ -55,7 +55,7 @@ SEGMENT_HEADER = struct.Struct("<8sHHIII16s16s16s32sQQB63sQ")
 FOOTER_MAGIC = b"2SITEEND"
 SEGMENT_FOOTER = struct.Struct("<8sHHIQIIQ32s32s16sQ")
 RECORD_MAGIC = b"2SITEREC"
-RECORD_HEADER = struct.Struct("<8sHHIIIQ32s")
+RECORD_HEADER = struct.Struct("<8sHHIIIQ32s16s32s")
 BOX_MAGIC = b"2SITEBOX"
 BOX_HEADER = struct.Struct("<8sHHIII16s32sQ")
 
@@ -77,7 +77,8 @@ DIGEST_BYTES = 16
 
 # What a block's seal is bound to: machine, segment, block number, offset, length, kind, disk's name.
 BLOCK_AAD = struct.Struct("<16s16sIQII63s")
-INDEX_AAD = struct.Struct("<16s16sI63sQ")
+# The index is bound to the whole header, which says whose it is, and to what the footer says of it.
+INDEX_AAD = struct.Struct("<192sIIQ")
 NONCE = struct.Struct("<IQ")  # domain, number
 NONCE_BLOCK, NONCE_INDEX = 0, 1
 TAG_BYTES = 16

@@ -16,12 +16,13 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import blake3
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 from secondsite.base.files import create_file, read_limited
 from secondsite.journal.box import open_box, seal_box
-from secondsite.journal.errors import KeyFileInvalid, KeyMissing, damaged
+from secondsite.journal.errors import KeyFileInvalid, KeyMissing, WrongKey, damaged
 from secondsite.journal.format import BOX_PLAIN_BYTES_MAX, BOX_WRAPPED_KEY
 from secondsite.journal.names import wrapped_key_name
 from secondsite.journal.store import ObjectMissing, ObjectStore
@@ -38,6 +39,43 @@ WRAPPED_KEY_BYTES_MAX = 4096
 def derive(secret: bytes, salt: bytes, purpose: bytes, length: int = KEY_BYTES) -> bytes:
     """HKDF-SHA256 (RFC 5869)."""
     return HKDF(algorithm=SHA256(), length=length, salt=salt, info=b"secondsite 1 " + purpose).derive(secret)
+
+
+@dataclass(frozen=True)
+class LogKey:
+    """Seals records and states: a message authentication code, not secrecy."""
+
+    vault_id: KeyId
+    secret: bytes = field(repr=False)
+
+    def seal(self, *parts: bytes | memoryview) -> bytes:
+        """32 bytes: keyed blake3 of the parts."""
+        hasher = blake3.blake3(key=self.secret)
+        for part in parts:
+            hasher.update(part)
+        return hasher.digest()
+
+
+def sealed_with(key: LogKey | None) -> bytes:
+    """The vault key id as a header names it; zeros: not sealed."""
+    return bytes.fromhex(key.vault_id) if key is not None else bytes(16)
+
+
+def check_seal(
+    what: str, key: LogKey | None, vault_id: bytes, seal: bytes, *parts: bytes | memoryview
+) -> None:
+    """Refuse what `key` did not seal; without a key nothing is looked at.
+
+    Raises:
+        WrongKey: another vault's key sealed it. ObjectDamaged: nobody's, or it was changed.
+    """
+    if key is None:
+        return
+    found = vault_id.hex()
+    if found != key.vault_id and vault_id.strip(b"\0"):
+        raise WrongKey(what=what, needed=found, given=key.vault_id)
+    if not hmac.compare_digest(seal, key.seal(*parts)):
+        raise damaged(what, "its seal does not fit: somebody without the vault key wrote or changed it")
 
 
 @dataclass(frozen=True)
@@ -85,6 +123,10 @@ class VaultKey:
         if len(secret) != KEY_BYTES or cls.of(secret).id != fields["id"].strip():
             raise KeyFileInvalid(path=path, why="the id does not fit the key")
         return cls.of(secret)
+
+    def log_key(self, machine: MachineId) -> LogKey:
+        """What seals the records and states of a machine: who lacks it cannot add or change one."""
+        return LogKey(self.id, derive(self.secret, machine.encode(), b"log"))
 
     def prove(self, challenge: bytes) -> bytes:
         """Answer a challenge: shows that the key is held without showing it (HMAC-SHA256)."""

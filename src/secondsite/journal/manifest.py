@@ -8,6 +8,7 @@ from collections.abc import Callable
 import blake3
 import msgspec
 
+from secondsite.base.parse import JSON_ERRORS
 from secondsite.journal.box import open_box, seal_box
 from secondsite.journal.errors import damaged
 from secondsite.journal.format import (
@@ -20,7 +21,8 @@ from secondsite.journal.format import (
     VERSION,
     check_version,
 )
-from secondsite.journal.keys import VaultKey
+from secondsite.journal.keys import LogKey, VaultKey, check_seal, sealed_with
+from secondsite.journal.record_rules import record_wrong
 from secondsite.model.ids import MachineId
 from secondsite.model.machines import Definition
 from secondsite.model.points import Claim, Point, Record
@@ -35,41 +37,52 @@ _decoders: dict[int, msgspec.json.Decoder[Point] | msgspec.json.Decoder[Claim]] 
 _definition = msgspec.json.Decoder(tuple[str, Definition])
 
 
-def encode_record(record: Record) -> bytes:
-    """The bytes of a point or claim; the same record gives the same bytes."""
+def encode_record(record: Record, key: LogKey | None) -> bytes:
+    """The bytes of a point or claim; the same record gives the same bytes.
+
+    key: the machine's log key, which seals it; None: not sealed, readable only by who asks for no seal.
+    """
     kind = RECORD_CLAIM if isinstance(record, Claim) else RECORD_POINT
     body = _encoder.encode(record)
     assert len(body) <= RECORD_BODY_BYTES_MAX, "refused at protection time: too many segments for one record"
-    head = RECORD_HEADER.pack(RECORD_MAGIC, VERSION, kind, 0, 0, len(body), record.number, bytes(32))[:32]
-    return head + blake3.blake3(head).update(body).digest() + body
+    fields = (VERSION, kind, 0, 0, len(body), record.number)
+    head = RECORD_HEADER.pack(RECORD_MAGIC, *fields, bytes(32), sealed_with(key), bytes(32))
+    head = head[:32] + blake3.blake3(head[:32]).update(body).digest() + head[64:80]
+    return head + (key.seal(head, body) if key is not None else bytes(32)) + body
 
 
-def decode_record(data: bytes) -> Record:
+def decode_record(data: bytes, key: LogKey | None) -> Record:
     """Read a point or claim.
 
+    key: the machine's log key: a record without its seal is refused. None: the seal is not looked at.
+
     Raises:
-        ObjectDamaged, FormatUnknown.
+        ObjectDamaged, FormatUnknown, WrongKey.
     """
     what = "a record"
     if len(data) < RECORD_HEADER.size:
         raise damaged(what, f"it has only {len(data)} bytes")
-    magic, version, kind, required, _, length, number, digest = RECORD_HEADER.unpack_from(data)
+    magic, version, kind, required, _, length, number, digest, vault, seal = RECORD_HEADER.unpack_from(data)
     check_version(what, magic, RECORD_MAGIC, version, required)
     what = f"record {number}"
-    body = memoryview(data)[RECORD_HEADER.size :]
+    head, body = memoryview(data)[:80], memoryview(data)[RECORD_HEADER.size :]
     if length != len(body):
         raise damaged(what, f"its body has {len(body)} bytes, the header says {length}")
-    if blake3.blake3(memoryview(data)[:32]).update(body).digest() != digest:
+    if blake3.blake3(head[:32]).update(body).digest() != digest:
         raise damaged(what, "its hash does not fit its content")
+    check_seal(what, key, vault, seal, head, body)
     decoder = _decoders.get(kind)
     if decoder is None:
         raise damaged(what, f"it is of the unknown kind {kind}")
     try:
         record = decoder.decode(body)
-    except msgspec.MsgspecError as error:
+    except JSON_ERRORS as error:
         raise damaged(what, f"its body does not parse: {error}") from None
     if record.number != number:
         raise damaged(what, f"its body says it is record {record.number}")
+    wrong = record_wrong(record)
+    if wrong:
+        raise damaged(what, wrong)
     return record
 
 
@@ -100,7 +113,7 @@ def open_definition(sealed: bytes, vault: VaultKey, machine: MachineId) -> Defin
     plain = open_box(BOX_DEFINITION, vault.id, vault.secret, sealed, what=what)
     try:
         found, definition = _definition.decode(plain)
-    except msgspec.MsgspecError as error:
+    except JSON_ERRORS as error:
         raise damaged(what, f"it does not parse: {error}") from None
     if found != machine:
         raise damaged(what, f"it is the definition of machine {found}")

@@ -25,7 +25,7 @@ from secondsite.journal.bases import BaseImage
 from secondsite.journal.chain import Journal
 from secondsite.journal.disk_index import DiskIndex, open_disk_index
 from secondsite.journal.keys import KeyRing
-from secondsite.journal.manifest import RECORD_BYTES_MAX, decode_record, record_hash
+from secondsite.journal.manifest import RECORD_BYTES_MAX, record_hash
 from secondsite.journal.names import log_name, log_prefix, parse_segment_name, segments_prefix
 from secondsite.journal.state import BaseState, State
 from secondsite.journal.store import ObjectMissing
@@ -213,11 +213,8 @@ def _kept_records(journal: Journal, last: int) -> Iterator[tuple[str, Record]]:
     for name in list(journal.store.list(log_prefix(journal.machine))):
         if name > log_name(journal.machine, last):
             return
-        try:
-            data = journal.store.get(name, size_bytes_max=RECORD_BYTES_MAX)
-        except ObjectMissing:
-            continue  # another process deletes too
-        yield name, decode_record(data)
+        with contextlib.suppress(ObjectMissing):  # another process deletes too
+            yield name, journal.read_record(name)
 
 
 def garbage(journal: Journal) -> list[str]:

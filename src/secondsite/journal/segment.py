@@ -48,6 +48,7 @@ __all__ = [
     "SegmentReader",
     "SegmentReport",
     "SegmentWriter",
+    "blocks_of",
     "encode_segment",
     "verify_segment",
 ]
@@ -160,9 +161,12 @@ class SegmentWriter:
 
     def add_zeros(self, offset: int, length: int) -> None:
         """Record that a range reads as zeros; costs nothing but a row for each 64 KiB at most."""
-        for first in range(offset, offset + length, BLOCK_BYTES_MAX):
-            assert len(self._rows) < BLOCKS_MAX, "the caller asks has_room() first"
-            self._rows.append((first, min(BLOCK_BYTES_MAX, offset + length - first), KIND_ZERO, 0, 0, 0, 0))
+        first, end = offset, offset + length
+        while first < end:
+            assert len(self._rows) < BLOCKS_MAX, "the caller counts blocks_of() first"
+            last = min(end, first // BLOCK_BYTES_MAX * BLOCK_BYTES_MAX + BLOCK_BYTES_MAX)
+            self._rows.append((first, last - first, KIND_ZERO, 0, 0, 0, 0))
+            first = last
         self.data_bytes += length
 
     def _add_block(self, offset: int, data: memoryview, digests: Digests) -> None:
@@ -200,7 +204,8 @@ class SegmentWriter:
         plain = INDEX_HEADER.pack(len(rows), len(digests)) + rows.tobytes() + digests.astype("<u8").tobytes()
         # the digests are as good as random, the rows are not: level 1 takes what is there to take
         packed = _compressor(1).compress(plain)
-        aad = INDEX_AAD.pack(self._machine, self._segment, len(rows), self._disk, len(plain))
+        head = bytes(self._view[: SEGMENT_HEADER.size])
+        aad = INDEX_AAD.pack(head, len(rows), len(plain), self.data_bytes)
         sealed = self._seal.encrypt(NONCE.pack(NONCE_INDEX, 0), packed, aad)
         hasher = blake3.blake3(self._view[: self._length])
         footer = SegmentFooter(
@@ -228,6 +233,11 @@ class SegmentWriter:
             kept[:] = self._buffer[: self._length]
             return kept.data, ref
         return self._view[: self._length], ref
+
+
+def blocks_of(offset: int, length: int) -> int:
+    """How many blocks a range is cut into: none crosses a multiple of 64 KiB."""
+    return (offset + length - 1) // BLOCK_BYTES_MAX - offset // BLOCK_BYTES_MAX + 1 if length else 0
 
 
 def encode_segment(

@@ -93,6 +93,8 @@ def decode_head(data: bytes | memoryview, what: str) -> tuple[SegmentHead, bytes
         raise damaged(what, "the checksum of its header does not fit")
     if size != SEGMENT_HEADER.size:
         raise damaged(what, f"its header says it has {size} bytes")
+    if fields[5]:
+        raise damaged(what, "its header has something where version 1 has zeros")
     machine, segment, key, salt, epoch, disk_bytes, name_bytes, name = fields[6:14]
     if epoch < 1:
         raise damaged(what, "its epoch is 0")

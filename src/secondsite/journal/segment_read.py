@@ -74,7 +74,8 @@ class SegmentReader:
         self._read = read
         self.size = size
         self.head: SegmentHead
-        self.head, salt = decode_head(read(0, SEGMENT_HEADER.size), what)
+        self._head_bytes = read(0, SEGMENT_HEADER.size)
+        self.head, salt = decode_head(self._head_bytes, what)
         self._what = f"segment {self.head.id}"
         self._seal: AESGCM | None = None
         if key is not None:
@@ -132,9 +133,7 @@ class SegmentReader:
             sealed = self._read(footer.index_position, footer.index_stored_bytes)
             if blake3.blake3(sealed).digest() != footer.index_hash:
                 raise damaged(self._what, "the hash of its index does not fit")
-            machine, segment = self._bound()
-            disk = self.head.disk.encode()
-            aad = INDEX_AAD.pack(machine, segment, footer.blocks, disk, footer.index_plain_bytes)
+            aad = INDEX_AAD.pack(self._head_bytes, footer.blocks, footer.index_plain_bytes, footer.data_bytes)
             packed = self._open(NONCE_INDEX, 0, sealed, aad)
             plain = _decompress(packed, footer.index_plain_bytes, self._what)
             self._tables = _split_index(plain, footer, self.head, self._what)
@@ -164,6 +163,7 @@ def _split_index(
         and (rows["offset"] <= head.disk_size_bytes).all()
         and (rows["offset"] + rows["length"] <= head.disk_size_bytes).all()
         and (rows["offset"] % SUB_BLOCK_BYTES == 0).all()
+        and (rows["offset"] % BLOCK_BYTES_MAX + rows["length"] <= BLOCK_BYTES_MAX).all()
         and (rows["position"][used] >= SEGMENT_HEADER.size).all()
         and (rows["position"][used] <= footer.index_position).all()
         and (position_end[used] <= footer.index_position).all()

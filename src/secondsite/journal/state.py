@@ -5,7 +5,8 @@ because not every backend can replace conditionally). The newest generation is t
 are kept for the curious, the rest is deleted.
 
 Framing, little-endian: magic ``SSITEST1`` (8 bytes), version u16, required flags u16, body length u32,
-blake3 of the body (32 bytes), body (JSON). Unknown versions and flags are refused.
+blake3 of the body (32 bytes), vault key id (16 bytes), the seal (32 bytes: blake3 of all the rest, keyed with
+the machine's log key), body (JSON). Unknown versions and flags are refused.
 """
 
 from __future__ import annotations
@@ -18,13 +19,15 @@ import blake3
 import msgspec
 
 from secondsite.base.errors import Outcome, SecondsiteError
+from secondsite.base.parse import JSON_ERRORS
+from secondsite.journal.keys import LogKey, check_seal, sealed_with
 from secondsite.journal.names import state_name, state_prefix
 from secondsite.journal.store import ObjectExists, ObjectMissing, ObjectStore
 from secondsite.model.ids import DiskId, MachineId
 
 MAGIC = b"SSITEST1"
 VERSION = 1
-HEADER = struct.Struct("<8sHHI32s")
+HEADER = struct.Struct("<8sHHI32s16s32s")
 # Thousands of pins and disks fit; more means a damaged length.
 STATE_BYTES_MAX = 4 * 1024 * 1024
 PINS_MAX = 1024
@@ -105,17 +108,19 @@ class State(msgspec.Struct, frozen=True, kw_only=True):
         return tuple(p for p in self.pins if p.until is None or p.until > now)
 
 
-def encode_state(state: State) -> bytes:
-    """The record's bytes."""
+def encode_state(state: State, key: LogKey | None) -> bytes:
+    """The record's bytes, sealed with the machine's log key; without a key not sealed."""
     body = msgspec.json.encode(state)
-    return HEADER.pack(MAGIC, VERSION, 0, len(body), blake3.blake3(body).digest()) + body
+    digest = blake3.blake3(body).digest()
+    head = HEADER.pack(MAGIC, VERSION, 0, len(body), digest, sealed_with(key), bytes(32))[:-32]
+    return head + (key.seal(head, body) if key is not None else bytes(32)) + body
 
 
-def decode_state(name: str, data: bytes) -> State:
-    """Parse and check a record. Raises StateDamaged."""
+def decode_state(name: str, data: bytes, key: LogKey | None) -> State:
+    """Parse and check a record; with a key its seal too. Raises StateDamaged, WrongKey, ObjectDamaged."""
     if len(data) < HEADER.size:
         raise StateDamaged(name=name, why="it is too short")
-    magic, version, flags, length, digest = HEADER.unpack_from(data)
+    magic, version, flags, length, digest, vault, seal = HEADER.unpack_from(data)
     body = data[HEADER.size :]
     if magic != MAGIC:
         raise StateDamaged(name=name, why="it is not a state record")
@@ -123,9 +128,10 @@ def decode_state(name: str, data: bytes) -> State:
         raise StateDamaged(name=name, why=f"its version is {version}, its flags are {flags:#x}")
     if len(body) != length or blake3.blake3(body).digest() != digest:
         raise StateDamaged(name=name, why="its checksum does not match")
+    check_seal(name, key, vault, seal, data[: HEADER.size - 32], body)
     try:
         state = msgspec.json.decode(body, type=State)
-    except msgspec.MsgspecError as error:
+    except JSON_ERRORS as error:
         raise StateDamaged(name=name, why=str(error)) from error
     if name != state_name(state.machine, state.generation):
         raise StateDamaged(name=name, why="it belongs to another machine or generation")
@@ -135,8 +141,8 @@ def decode_state(name: str, data: bytes) -> State:
 class StateRecord:
     """The state of one machine in a store; not thread-safe, `Journal` locks around it."""
 
-    def __init__(self, store: ObjectStore, machine: MachineId) -> None:
-        self._store, self._machine = store, machine
+    def __init__(self, store: ObjectStore, machine: MachineId, key: LogKey | None) -> None:
+        self._store, self._machine, self._key = store, machine, key
         self._state = State(machine=machine)
 
     def read(self) -> State:
@@ -150,7 +156,7 @@ class StateRecord:
                 data = self._store.get(newest, size_bytes_max=STATE_BYTES_MAX)
             except ObjectMissing:
                 continue  # deleted since it was listed: much newer ones exist
-            state = decode_state(newest, data)
+            state = decode_state(newest, data, self._key)
             if state.machine != self._machine:
                 raise StateDamaged(name=newest, why="it belongs to another machine")
             self._state = state
@@ -173,7 +179,7 @@ class StateRecord:
             )
             name = state_name(self._machine, after.generation)
             try:
-                self._store.put(name, encode_state(after))
+                self._store.put(name, encode_state(after, self._key))
             except ObjectExists:
                 continue
             # had we stalled for so long that our number was deleted meanwhile, what we wrote would not count

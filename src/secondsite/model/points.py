@@ -52,7 +52,7 @@ class PointProposal(msgspec.Struct, frozen=True, kw_only=True):
     consistency: Consistency
     disks: tuple[DiskState, ...]
     segments: tuple[SegmentRef, ...]  # in writing order: later ones win
-    definition: bytes  # a sealed `Definition`, see journal.sealed
+    definition: bytes  # a sealed `Definition`, see journal.manifest
     changed_bytes: int = 0  # as the source's tracking counted, before hashing dropped anything
     frozen_seconds: float | None = None
 

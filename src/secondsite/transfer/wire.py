@@ -19,6 +19,7 @@ from typing import TypeVar
 import msgspec
 
 from secondsite.base.errors import Outcome, RemoteError, SecondsiteError
+from secondsite.base.parse import JSON_ERRORS
 from secondsite.base.units import KIB, MIB
 from secondsite.model.ids import KeyId, MachineId, disk_id, key_id, machine_id, segment_id
 from secondsite.model.points import PointProposal
@@ -100,7 +101,7 @@ def decode(data: bytes | bytearray, kind: type[T], *, peer: str) -> T:
     """A JSON body as `kind`. Raises ProtocolViolation."""
     try:
         return msgspec.json.decode(data, type=kind)
-    except (msgspec.DecodeError, RecursionError) as error:
+    except JSON_ERRORS as error:
         raise ProtocolViolation(peer=peer, why=f"a body that does not parse ({error})") from None
 
 

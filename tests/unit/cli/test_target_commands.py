@@ -48,7 +48,7 @@ def target(tmp_path: Path) -> Iterator[Target]:
         directory=tmp_path / "state" / "exports",
         store_url=str(replica.store_path),
         key_file=replica.key_file,
-        pins=Pins(replica.journal.store),
+        pins=Pins(replica.journal.store, replica.vault),
         access=SocketAccess(),
         clock=clock,
         events=events,

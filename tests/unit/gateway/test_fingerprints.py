@@ -45,6 +45,7 @@ class Target:
         )
         receiver = GatewayReceiver(
             self.store,
+            vault=None,
             peers={PEER.name: PeerRule()},
             clock=SystemClock(),
             events=self.events,

@@ -51,7 +51,7 @@ def test_protect_until_points_then_unprotect_leaves_nothing(pair: Pair) -> None:
             content = {disk: fabric.content(machine, disk) for disk in ("vda", "vdb")}
             taken = client.take_point("shop")
         store = LocalStore(pair.root / B / "store")
-        journal = Journal(store, machine)
+        journal = Journal(store, machine, None)
         view = open_view(journal, taken.number, KeyRing(store, machine, pair.vault), bases=lambda _: None)
         assert {d: v.read(0, v.size_bytes) for d, v in view.disks.items()} == content
         assert all(disk.fingerprint for disk in journal.point(taken.number).disks)

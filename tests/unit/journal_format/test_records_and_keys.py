@@ -5,39 +5,96 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-import blake3
+import msgspec
 import pytest
 
 from secondsite.base.errors import SecondsiteError
 from secondsite.journal import format as fmt
+from secondsite.journal.chain import Journal
 from secondsite.journal.errors import FormatUnknown, KeyFileInvalid, KeyMissing, ObjectDamaged, WrongKey
-from secondsite.journal.keys import DiskKey, KeyRing, VaultKey, decode_wrapped, encode_wrapped
+from secondsite.journal.keys import DiskKey, KeyRing, LogKey, VaultKey, decode_wrapped, encode_wrapped
 from secondsite.journal.manifest import decode_record, encode_record, open_definition
 from secondsite.journal.names import wrapped_key_name
 from secondsite.journal.store_memory import MemoryStore
-from secondsite.model.ids import MachineId
+from secondsite.model.ids import DiskId, MachineId, SegmentId
+from secondsite.model.points import DiskState
 from support.format_samples import (
     DISK,
     KEY,
+    LOG_KEY,
     MACHINE,
     VAULT,
     golden_objects,
+    mended_record,
     sample_claim,
     sample_definition,
     sample_point,
+    sample_segment,
 )
 
+SEGMENT_REF = sample_segment()[1]
 OTHER_MACHINE = MachineId("00000000-0000-4000-8000-000000000001")
 
 
 def test_a_record_comes_back() -> None:
-    assert decode_record(encode_record(sample_point())) == sample_point()
-    assert decode_record(encode_record(sample_claim())) == sample_claim()
+    assert decode_record(encode_record(sample_point(), LOG_KEY), LOG_KEY) == sample_point()
+    assert decode_record(encode_record(sample_claim(), LOG_KEY), LOG_KEY) == sample_claim()
+
+
+FORGED = LogKey(VAULT.id, bytes(32))
+
+
+@pytest.mark.parametrize("key", [None, FORGED], ids=["not sealed", "sealed by somebody"])
+def test_a_record_somebody_else_wrote_is_refused(key: LogKey | None) -> None:
+    with pytest.raises(ObjectDamaged, match="somebody without the vault key"):
+        decode_record(encode_record(sample_claim(), key), LOG_KEY)
+
+
+def test_a_record_of_another_vault_names_both_keys() -> None:
+    other = VaultKey.create()
+    with pytest.raises(WrongKey) as caught:
+        decode_record(encode_record(sample_claim(), other.log_key(MACHINE)), LOG_KEY)
+    assert VAULT.id in str(caught.value)
+    assert other.id in str(caught.value)
+
+
+def test_a_state_somebody_else_wrote_is_refused() -> None:
+    store = MemoryStore()
+    Journal(store, MACHINE, None).update_state(lambda state: msgspec.structs.replace(state, floor=1))
+    assert Journal(store, MACHINE, None).state().floor == 1
+    with pytest.raises(ObjectDamaged, match="somebody without the vault key"):
+        Journal(store, MACHINE, VAULT).state()
+
+
+@pytest.mark.parametrize(
+    ("changes", "why"),
+    [
+        ({"number": 0}, "its number is 0"),
+        ({"epoch": 0}, "its epoch is 0"),
+        ({"machine": "../../etc"}, "is not valid"),
+        ({"machine": MACHINE.upper()}, "not in lower case"),
+        ({"previous_hash": "x"}, "hash of the record before"),
+        ({"nonce": "x"}, "its nonce"),
+        ({"checkpoint": "c" * 2000}, "longer than any name"),
+        ({"disks": (DiskState(id=DISK, size_bytes=-1, key_id=KEY.id),)}, "has -1 bytes"),
+        ({"disks": (DiskState(id=DiskId("../x"), size_bytes=1, key_id=KEY.id),)}, "is not valid"),
+        ({"disks": (DiskState(id=DISK, size_bytes=1, key_id=KEY.id, fingerprint="x"),)}, "fingerprint"),
+        ({"segments": (msgspec.structs.replace(SEGMENT_REF, id=SegmentId("../../../y")),)}, "is not valid"),
+        ({"segments": (msgspec.structs.replace(SEGMENT_REF, hash="x"),)}, "hash of segment"),
+        ({"segments": (msgspec.structs.replace(SEGMENT_REF, stored_bytes=-1),)}, "has -1 bytes"),
+        ({"segments": (msgspec.structs.replace(SEGMENT_REF, data_bytes=-1),)}, "describes -1 bytes"),
+        ({"segments": (msgspec.structs.replace(SEGMENT_REF, epoch=0),)}, "is of epoch 0"),
+    ],
+)
+def test_every_rule_of_a_record(changes: dict[str, object], why: str) -> None:
+    record = msgspec.structs.replace(sample_point(), **changes)
+    with pytest.raises(ObjectDamaged, match=why):
+        decode_record(encode_record(record, LOG_KEY), LOG_KEY)
 
 
 OPENERS: dict[str, Callable[[bytes], object]] = {
-    "claim-1.bin": decode_record,
-    "point-1.bin": decode_record,
+    "claim-1.bin": lambda data: decode_record(data, LOG_KEY),
+    "point-1.bin": lambda data: decode_record(data, LOG_KEY),
     "wrapped-key-1.bin": lambda data: decode_wrapped(VAULT, data),
     "definition-1.bin": lambda data: open_definition(data, VAULT, MACHINE),
 }
@@ -54,24 +111,40 @@ def test_any_changed_byte_is_found(name: str) -> None:
 
 
 def test_a_record_of_the_future_is_refused() -> None:
-    data = bytearray(encode_record(sample_claim()))
+    data = bytearray(encode_record(sample_claim(), LOG_KEY))
     data[8] = 9
     with pytest.raises(FormatUnknown, match="its version is 9"):
-        decode_record(bytes(data))
+        decode_record(bytes(data), LOG_KEY)
 
 
 def test_the_number_in_body_and_header_must_agree() -> None:
-    good = encode_record(sample_claim())
-    head, body = good[:24] + (2).to_bytes(8, "little"), good[fmt.RECORD_HEADER.size :]
+    good = encode_record(sample_claim(), LOG_KEY)
     with pytest.raises(ObjectDamaged, match="its body says it is record 1"):
-        decode_record(head + blake3.blake3(head).update(body).digest() + body)
+        decode_record(mended_record(good[:24] + (2).to_bytes(8, "little") + good[32:]), LOG_KEY)
 
 
-@pytest.mark.parametrize("body", [b"{}", b"[]", b"\xff", b'{"number":"x"}'])
+def test_an_unknown_kind_is_named() -> None:
+    good = encode_record(sample_claim(), LOG_KEY)
+    with pytest.raises(ObjectDamaged, match="of the unknown kind 7"):
+        decode_record(mended_record(good[:10] + (7).to_bytes(2, "little") + good[12:]), LOG_KEY)
+
+
+def test_the_length_must_fit() -> None:
+    with pytest.raises(ObjectDamaged, match="the header says"):
+        decode_record(encode_record(sample_claim(), LOG_KEY) + b" ", LOG_KEY)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [b"{}", b"[]", b"\xff", b'{"number":"x"}', b'{"x":"\xff"}', b"[" * 100_000, b'{"x":' * 100_000],
+    ids=["empty", "list", "no text", "type", "no utf-8", "deep list", "deep object"],
+)
 def test_a_body_that_does_not_parse(body: bytes) -> None:
-    head = fmt.RECORD_HEADER.pack(fmt.RECORD_MAGIC, 1, fmt.RECORD_POINT, 0, 0, len(body), 1, bytes(32))[:32]
+    head = fmt.RECORD_HEADER.pack(
+        fmt.RECORD_MAGIC, 1, fmt.RECORD_POINT, 0, 0, 0, 1, bytes(32), bytes(16), bytes(32)
+    )
     with pytest.raises(ObjectDamaged, match="does not parse"):
-        decode_record(head + blake3.blake3(head).update(body).digest() + body)
+        decode_record(mended_record(head + body), LOG_KEY)
 
 
 def test_a_definition_belongs_to_its_machine() -> None:

@@ -82,7 +82,7 @@ def make_site(
         directory=root / "state" / "exports",
         store_url=str(replica.store_path),
         key_file=replica.key_file,
-        pins=Pins(replica.journal.store),
+        pins=Pins(replica.journal.store, replica.vault),
         access=SocketAccess(),
         clock=clock,
         events=events,

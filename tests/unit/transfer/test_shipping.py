@@ -45,7 +45,7 @@ class Site:
 
     def __post_init__(self) -> None:
         self.receiver = GatewayReceiver(
-            self.store, peers={PEER.name: PeerRule()}, clock=SystemClock(), events=self.events
+            self.store, vault=None, peers={PEER.name: PeerRule()}, clock=SystemClock(), events=self.events
         )
         self.link = MemoryLink(self.receiver, PEER)
         self.maker.claim(self.link)

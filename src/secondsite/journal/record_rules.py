@@ -1,0 +1,69 @@
+"""What the fields of a record may be: the rules behind the JSON of points and claims."""
+
+from __future__ import annotations
+
+import re
+
+from secondsite.base.errors import InvalidInput
+from secondsite.journal.format import SEGMENT_BYTES_MAX
+from secondsite.journal.segment_head import DISK_BYTES_MAX
+from secondsite.model.ids import disk_id, key_id, machine_id, segment_id
+from secondsite.model.points import Claim, Point, Record, SegmentRef
+
+_HEX32, _HEX64 = re.compile(r"[0-9a-f]{32}\Z"), re.compile(r"[0-9a-f]{64}\Z")
+NUMBER_MAX = 10**16 - 1  # sixteen digits in its name
+EPOCH_MAX = 10**8 - 1  # eight
+NAME_CHARACTERS_MAX = 1024
+
+
+def record_wrong(record: Record) -> str | None:
+    """The first rule a record breaks, in words; None when it keeps them all."""
+    try:
+        if machine_id(record.machine) != record.machine:
+            return "its machine id is not in lower case"
+        if isinstance(record, Point):
+            return _common_wrong(record) or _point_wrong(record)
+    except InvalidInput as error:
+        return str(error)
+    return _common_wrong(record)
+
+
+def _common_wrong(record: Record) -> str | None:
+    if not 1 <= record.number <= NUMBER_MAX:
+        return f"its number is {record.number}"
+    if not 1 <= record.epoch <= EPOCH_MAX:
+        return f"its epoch is {record.epoch}"
+    if not _HEX64.match(record.previous_hash):
+        return "the hash of the record before does not parse"
+    if not _HEX32.match(record.nonce):
+        return "its nonce does not parse"
+    names = [record.machine_name]
+    names += [record.claimant, record.reason] if isinstance(record, Claim) else [record.checkpoint]
+    if any(len(name) > NAME_CHARACTERS_MAX for name in names):
+        return "a name is longer than any name"
+    return None
+
+
+def _point_wrong(point: Point) -> str | None:
+    for disk in point.disks:
+        disk_id(disk.id)
+        key_id(disk.key_id)
+        if not 0 <= disk.size_bytes <= DISK_BYTES_MAX:
+            return f"its disk {disk.id} has {disk.size_bytes} bytes"
+        if disk.fingerprint is not None and not _HEX32.match(disk.fingerprint):
+            return f"the fingerprint of its disk {disk.id} does not parse"
+    return next(filter(None, map(_segment_wrong, point.segments)), None)
+
+
+def _segment_wrong(segment: SegmentRef) -> str | None:
+    disk_id(segment.disk)
+    segment_id(segment.id)
+    if not _HEX64.match(segment.hash):
+        return f"the hash of segment {segment.id} does not parse"
+    if not 0 <= segment.data_bytes <= DISK_BYTES_MAX:
+        return f"segment {segment.id} describes {segment.data_bytes} bytes"
+    if not 0 <= segment.stored_bytes <= SEGMENT_BYTES_MAX:
+        return f"segment {segment.id} has {segment.stored_bytes} bytes"
+    if not 1 <= segment.epoch <= EPOCH_MAX:
+        return f"segment {segment.id} is of epoch {segment.epoch}"
+    return None
