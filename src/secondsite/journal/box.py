@@ -26,12 +26,17 @@ from secondsite.journal.format import (
 )
 from secondsite.model.ids import KeyId
 
+KEY_BYTES = 32
 _NONCE = bytes(12)  # one message a key
 
 
+def derive(secret: bytes, salt: bytes, purpose: bytes, length: int = KEY_BYTES) -> bytes:
+    """HKDF-SHA256 (RFC 5869)."""
+    return HKDF(algorithm=SHA256(), length=length, salt=salt, info=b"secondsite 1 " + purpose).derive(secret)
+
+
 def _box_key(secret: bytes, salt: bytes, kind: int) -> AESGCM:
-    info = b"secondsite 1 box " + str(kind).encode()
-    return AESGCM(HKDF(algorithm=SHA256(), length=32, salt=salt, info=info).derive(secret))
+    return AESGCM(derive(secret, salt, b"box " + str(kind).encode()))
 
 
 def seal_box(

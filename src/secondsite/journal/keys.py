@@ -17,11 +17,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import blake3
-from cryptography.hazmat.primitives.hashes import SHA256
-from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 from secondsite.base.files import create_file, read_limited
-from secondsite.journal.box import open_box, seal_box
+from secondsite.journal.box import KEY_BYTES, derive, open_box, seal_box
 from secondsite.journal.errors import KeyFileInvalid, KeyMissing, WrongKey, damaged
 from secondsite.journal.format import BOX_PLAIN_BYTES_MAX, BOX_WRAPPED_KEY
 from secondsite.journal.names import wrapped_key_name
@@ -30,15 +28,9 @@ from secondsite.model.ids import DiskId, KeyId, MachineId, disk_id, key_id, mach
 
 Randomness = Callable[[int], bytes]
 
-KEY_BYTES = 32
 FILE_HEAD = "secondsite vault key, version 1"
 FILE_BYTES_MAX = 4096
 WRAPPED_KEY_BYTES_MAX = 4096
-
-
-def derive(secret: bytes, salt: bytes, purpose: bytes, length: int = KEY_BYTES) -> bytes:
-    """HKDF-SHA256 (RFC 5869)."""
-    return HKDF(algorithm=SHA256(), length=length, salt=salt, info=b"secondsite 1 " + purpose).derive(secret)
 
 
 @dataclass(frozen=True)

@@ -58,8 +58,3 @@ def wrapped_key_name(machine: MachineId, key: KeyId) -> str:
 def base_sums_prefix(machine: MachineId, disk: DiskId) -> str:
     """The sums promotion keeps of a disk's base."""
     return f"{MACHINES}{machine}/bases/{disk}/"
-
-
-def base_sums_name(machine: MachineId, disk: DiskId, chunk: int, number: int) -> str:
-    """Sums of one chunk of a disk's base as of the point `number`."""
-    return f"{MACHINES}{machine}/bases/{disk}/{chunk:08d}/{number:016d}"
