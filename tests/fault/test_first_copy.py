@@ -16,10 +16,11 @@ from secondsite.base.units import KIB, MIB
 from secondsite.fabrics.base import Quiesce
 from secondsite.fabrics.memory import MemoryCapture, MemorySource
 from secondsite.gateway import replicate
+from secondsite.gateway.receive import PeerRule
 from secondsite.gateway.replicate import Replication
 from secondsite.gateway.seed import Seed
 from secondsite.model.states import ItemState
-from support.source_rig import Rig
+from support.source_rig import US, Rig
 
 pytestmark = pytest.mark.fault
 
@@ -141,3 +142,41 @@ def test_a_link_cut_during_the_copy_waits_with_no_capture_open(slices: Slices) -
     rig.memory_link.heal()
     slices.finish(replication)
     assert "replicate.copy-restarted" not in rig.codes()
+
+
+def test_a_copy_refused_for_good_goes_on_once_it_is_allowed(
+    slices: Slices, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(replicate, "RETRY_SECONDS_MAX", 0.2)
+    rig = slices.rig
+    slices.gate, slices.hold_from = threading.Event(), 4
+    replication = rig.open(frequency_seconds=3600)
+    slices.until_slices(5)
+    rig.receiver.set_peers({})
+    slices.gate.set()
+    rig.until(lambda: "link.peer-not-allowed" in rig.codes(), "the refusal")
+    rig.receiver.set_peers({US: PeerRule()})
+    slices.gate = None
+    slices.finish(replication)
+    assert "replicate.copy-restarted" not in rig.codes()
+
+
+def test_a_copy_whose_cache_lost_bytes_begins_again(slices: Slices, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(replicate, "RETRY_SECONDS_MAX", 0.2)
+    rig = slices.rig
+    slices.gate, slices.hold_from = threading.Event(), 4
+    rig.open(frequency_seconds=3600)
+    rig.until(lambda: slices.slices >= 1, "the first slice")
+    rig.memory_link.cut()
+    slices.until_slices(5)
+    assert rig.replication is not None
+    rig.replication._stop.set()
+    slices.gate.set()
+    rig.close()
+    kept = [path for path in rig.directory.rglob("*.seg") if path.stat().st_size]
+    assert kept, "slices wait in the cache"
+    for path in kept:
+        path.write_bytes(bytes(path.stat().st_size))  # a power cut: the names are there, the bytes are not
+    rig.memory_link.heal()
+    slices.gate = None
+    slices.finish(rig.open(frequency_seconds=3600))

@@ -35,6 +35,7 @@ from secondsite.gateway.cycle import (
 from secondsite.gateway.encode import DiskTrack, Encoder
 from secondsite.model.extents import Extents
 from secondsite.model.ids import DiskId
+from secondsite.transfer.errors import ShipmentLost
 from secondsite.transfer.shipping import Shipment
 
 AFTER_SLICE = mark("seed.after-slice")
@@ -130,6 +131,8 @@ class Seed:
 
     def run(self, shipment: Shipment | None) -> Captured:
         """Copy everything, or go on with `shipment`. Raises what source and shipper raise."""
+        if shipment is not None:
+            shipment = self._bench.shipper.reopen(shipment)
         note = read_note(shipment) if shipment is not None else None
         if shipment is None or note is None:
             shipment = self._bench.shipper.begin(self._bench.machine, self._epoch)
@@ -139,8 +142,10 @@ class Seed:
         try:
             note = self._slices(shipment, encoder, note)
             return self._close(shipment, encoder, note, started)
-        except BaseException:
+        except BaseException as error:
             self._logs.abandon()
+            if isinstance(error, ShipmentLost):
+                shipment.discard()  # nothing can be sent for what is lost: the copy begins again
             raise
         finally:
             encoder.close()

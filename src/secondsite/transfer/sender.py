@@ -110,6 +110,19 @@ class LinkShipper:
         with self._changed:
             return [s for s in self._shipments if s.machine == machine]
 
+    def reopen(self, shipment: Shipment) -> Shipment:
+        """See `shipping.Shipper`."""
+        assert isinstance(shipment, _Shipment), "a shipment of this shipper"
+        if shipment.error is None:
+            return shipment
+        shipment.cancel.set()
+        with self._changed:
+            self._forget_waiting(shipment)
+            again = _Shipment(self, shipment.batch, first_order=shipment.next_order)
+            self._shipments[self._shipments.index(shipment)] = again
+        again.requeue()
+        return again
+
     def has_room(self, size_bytes: int) -> bool:
         """See `shipping.Shipper`."""
         return self._spool.has_room(size_bytes)
@@ -211,15 +224,19 @@ class LinkShipper:
         """Take a shipment out: nothing more of it is sent."""
         shipment.cancel.set()
         with self._changed:
-            for item in list(shipment.waiting.values()):
-                if not item.busy:
-                    self._finish(item)
-            self._totals.queue = deque(i for i in self._totals.queue if i.shipment is not shipment)
+            self._forget_waiting(shipment)
             if shipment in self._shipments:
                 self._shipments.remove(shipment)
         shipment.batch.remove()
         with self._changed:
             self._changed.notify_all()
+
+    def _forget_waiting(self, shipment: _Shipment) -> None:
+        """Nothing more of it is sent; the caller holds `changed`."""
+        for item in list(shipment.waiting.values()):
+            if not item.busy:
+                self._finish(item)
+        self._totals.queue = deque(i for i in self._totals.queue if i.shipment is not shipment)
 
     def patiently(
         self, shipment: _Shipment, proposal: PointProposal, cancel: threading.Event
@@ -336,14 +353,15 @@ class LinkShipper:
 class _Shipment:
     """A `shipping.Shipment`; its own lock only orders `add`s, everything else is under the shipper's."""
 
-    def __init__(self, shipper: LinkShipper, batch: Batch) -> None:
+    def __init__(self, shipper: LinkShipper, batch: Batch, *, first_order: int = 0) -> None:
+        """first_order: at least so high are the orders it gives to segments."""
         self._shipper = shipper
         self.batch = batch
         self.cancel = threading.Event()
         self.error: SecondsiteError | None = None
         self.waiting: dict[int, _Item] = {}  # by order: added, and not at the target yet
         self._refs: dict[int, SegmentRef] = batch.entries()
-        self._order = max(self._refs, default=-1) + 1
+        self.next_order = max(first_order, *(order + 1 for order in self._refs), 0)
 
     @property
     def machine(self) -> MachineId:
@@ -392,8 +410,8 @@ class _Shipment:
         """See `shipping.Shipment`."""
         assert self.proposal is None, "a sealed shipment takes no more segments"
         with self._shipper.changed:
-            item = _Item(self, self._order, ref, data)
-            self._order += 1
+            item = _Item(self, self.next_order, ref, data)
+            self.next_order += 1
             self._refs[item.order] = ref
         try:
             while not self._shipper.take_into_memory(item, cancel):
@@ -469,3 +487,6 @@ class _Shipment:
                 continue
             self.batch.keep(item.order, item.ref, data)
             self._shipper.spilled(item)
+        with self._shipper.changed:
+            # one that was refused for good meanwhile is neither kept nor sent
+            self._shipper.check(self, None)

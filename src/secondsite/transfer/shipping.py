@@ -96,6 +96,9 @@ class Shipper(Protocol):
     def shipments(self, machine: MachineId) -> list[Shipment]:
         """Unfinished ones, oldest first; also those from before a restart."""
 
+    def reopen(self, shipment: Shipment) -> Shipment:
+        """Go on with an open shipment, also after an error that ended it: as after a restart."""
+
     def has_room(self, size_bytes: int) -> bool:
         """Whether the cache could take so much more; ask before a cycle begins."""
 

@@ -19,12 +19,13 @@ from secondsite.gateway.receive import GatewayReceiver, PeerRule
 from secondsite.journal.names import segment_name
 from secondsite.journal.store import StoreFull
 from secondsite.journal.store_memory import MemoryStore
-from secondsite.transfer.errors import CacheFull, ShipmentLost, TransferCancelled
+from secondsite.model.points import SegmentRef
+from secondsite.transfer.errors import CacheFull, PeerNotAllowed, ShipmentLost, TransferCancelled
 from secondsite.transfer.memory import MemoryLink
 from secondsite.transfer.protocols import Peer, error_code
 from secondsite.transfer.retry import RetryPolicy
-from secondsite.transfer.sender import LinkShipper
-from secondsite.transfer.spool import Spool
+from secondsite.transfer.sender import LinkShipper, _Shipment
+from secondsite.transfer.spool import Batch, Spool
 from support.transfer import MACHINE, Events, Made, Maker
 
 PEER = Peer(name="gateway-a")
@@ -448,3 +449,51 @@ def test_an_acknowledgement_the_full_cache_could_not_note_is_noted_before_the_no
     shipper.close()
     (batch,) = site.spool().batches()
     assert list(batch.entries().values()) == [made.ref]
+
+
+def test_a_note_is_not_kept_over_a_segment_refused_meanwhile(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    site.link.cut()
+    shipper = site.start()
+    shipment = shipper.begin(MACHINE, 1)
+    made = [site.maker.segment(MIB) for _ in range(2)]
+    for one in made:
+        shipment.add(one.ref, one.data)
+    assert isinstance(shipment, _Shipment)
+    second = shipment.waiting[1]
+    keep = Batch.keep
+
+    def refused_meanwhile(batch: Batch, order: int, ref: SegmentRef, data: bytes) -> None:
+        keep(batch, order, ref, data)
+        shipper._failed(second, PeerNotAllowed(peer="b", machine=MACHINE, why="its list was changed"))
+
+    monkeypatch.setattr(Batch, "keep", refused_meanwhile)
+    with pytest.raises(PeerNotAllowed):
+        shipment.set_note(b"slices 0..1")
+    shipper.close()
+    (batch,) = site.spool().batches()
+    assert batch.note == b""
+
+
+def test_an_open_shipment_refused_for_good_is_gone_on_with_once_it_is_allowed(site: Site) -> None:
+    shipper = site.start()
+    shipment = shipper.begin(MACHINE, 1)
+    first = site.maker.segment(MIB)
+    shipment.add(first.ref, first.data)
+    shipment.set_note(b"slice 0")
+    site.receiver.set_peers({})
+    late = site.maker.segment(MIB)
+    shipment.add(late.ref, late.data)
+    _until(lambda: shipper.queued_bytes == 0)
+    with pytest.raises(SecondsiteError):
+        shipment.set_note(b"slices 0..1")
+    site.receiver.set_peers({PEER.name: PeerRule()})
+    again = shipper.reopen(shipment)
+    assert shipper.shipments(MACHINE) == [again]
+    assert (again.note, again.refs) == (b"slice 0", (first.ref,))
+    more = site.maker.segment(MIB)
+    again.add(more.ref, more.data)
+    again.seal(site.maker.proposal(first, more))
+    again.commit()
+    assert site.holds(more)
