@@ -93,6 +93,7 @@ class Encoder:
         self._error: BaseException | None = None
         self._gate = threading.Condition()
         self._finished = 0
+        self._flushes = 0
         self._lock = threading.Lock()
         self.read_bytes = 0
         self.sent_bytes = 0  # stored, handed to the shipment
@@ -127,6 +128,7 @@ class Encoder:
                 self._gate.wait(1.0)
                 self._check()
             self._finished = 0
+            self._flushes += 1
             self._gate.notify_all()
         self._check()
 
@@ -265,7 +267,9 @@ class Encoder:
         with self._gate:
             self._finished += 1
             self._gate.notify_all()
-            while self._finished and self._error is None:
+            # not `_finished`: a worker that wakes late may find it counting for the next flush already
+            flush = self._flushes
+            while self._flushes == flush and self._error is None:
                 self._gate.wait(1.0)
 
 
