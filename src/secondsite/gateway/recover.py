@@ -7,6 +7,7 @@ fabric to boot a machine on it. Replication goes on meanwhile, in other threads,
 from __future__ import annotations
 
 import logging
+import re
 import secrets
 import threading
 from collections.abc import Callable, Mapping, Sequence
@@ -45,6 +46,7 @@ from secondsite.model.points import Point
 log = logging.getLogger(__name__)
 
 WATCH_SECONDS = 0.5
+_UNSAFE = re.compile(r"[^A-Za-z0-9_.-]|^\.")
 
 
 class Recovery:
@@ -113,15 +115,18 @@ class Recovery:
                 thread.join(10)
 
     def _run_watch(self) -> None:
-        try:
-            while not self._clock.wait(self._stop, WATCH_SECONDS):
+        told = ""
+        while not self._clock.wait(self._stop, WATCH_SECONDS):
+            try:
                 self._exports.check(self._runner.export_restored)
                 self._runner.resume_guests()
-        except Exception:  # a thread's root: told, never silent
-            log.exception("the watch over exports ended")
-            self._events.emit(
-                "export.watch-ended", Severity.CRITICAL, "The watch over exports ended: a defect."
-            )
+                told = ""
+            except Exception as error:  # a thread's root: told, and tried again; guests hang without it
+                text = f"watching over exports failed: {type(error).__name__}: {error}"
+                if text != told:
+                    log.exception("watching over exports failed")
+                    self._events.emit("export.watch-failed", Severity.CRITICAL, text)
+                told = text
 
     # reading
 
@@ -190,7 +195,8 @@ class Recovery:
             point=point.number,
             disks={disk.id: disk.size_bytes for disk in point.disks},
             reason="exported by command",
-            socket_path=directory / f"{name[:32]}-{point.number}-{identity[-4:]}.sock",
+            # the name came from the other site
+            socket_path=directory / f"{_UNSAFE.sub('_', name[:32])}-{point.number}-{identity[-4:]}.sock",
             access=SocketAccess(),
         )
 

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from secondsite.base.clock import FakeClock, SystemClock
@@ -200,6 +201,36 @@ def test_a_killed_export_is_served_again_at_the_same_address(site: Site, tmp_pat
     assert again.disks == export.disks
     for disk, content in site.replica.contents[number].items():
         assert read_disk(again, disk) == content
+
+
+def test_the_watch_over_exports_outlives_an_error(
+    site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    export = site.recovery.start_export(SHOP, ExportRequest(point="latest", socket_dir=str(tmp_path)))
+    failures = iter(range(3))
+    kill_wedged = site.exports._kill_wedged
+
+    def out_of_descriptors() -> None:
+        if next(failures, None) is not None:
+            raise OSError(24, "Too many open files")
+        kill_wedged()
+
+    monkeypatch.setattr(site.exports, "_kill_wedged", out_of_descriptors)
+    assert export.process is not None
+    os.kill(export.process, signal.SIGKILL)
+    site.wait(lambda: "export.restarted" in site.events.codes(), "a restart")
+    assert site.events.codes().count("export.watch-failed") == 1, "told once"
+
+
+def test_a_name_from_the_other_site_does_not_lead_out_of_the_sockets_directory(
+    site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    named = [msgspec.structs.replace(p, machine_name="../../up") for p in site.replica.journal.points()]
+    monkeypatch.setattr(site.recovery.journal(SHOP), "points", lambda: named)
+    export = site.recovery.start_export(
+        SHOP, ExportRequest(point="latest", socket_dir=str(tmp_path / "look"))
+    )
+    assert Path(export.disks[0].socket_path).resolve().parent == tmp_path / "look"
 
 
 def test_a_wedged_export_is_killed_and_served_again(replica: Replica, tmp_path: Path) -> None:
