@@ -32,6 +32,7 @@ from secondsite.journal.digests import (
     fingerprint_text,
     update_lanes,
 )
+from secondsite.journal.disk_index import open_segment
 from secondsite.journal.format import KIND_ZERO
 from secondsite.journal.keys import KeyRing, VaultKey
 from secondsite.journal.segment_read import SegmentReader
@@ -390,16 +391,8 @@ class _Tables:
 
     def _read(self, disk: DiskState, refs: Iterable[SegmentRef]) -> Iterator[tuple[Numbers, Digests]]:
         """(sub-blocks, digests) of each segment, in writing order. Raises what a damaged segment raises."""
-        key = self.keys.get(disk.key_id)
-        store = self._journal.store
         for ref in refs:
-            name = self._journal.segment_name(ref)
-
-            def read(start: int, length: int, name: str = name) -> bytes:
-                return store.read(name, start, length)
-
-            reader = SegmentReader(read, ref.stored_bytes, key)
-            yield _rows(reader)
+            yield _rows(open_segment(self._journal, ref, self.keys, disk))
 
     def _abandon(self) -> None:
         """Forget changes of a proposal that was not committed."""

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from secondsite.journal.chain import Journal
+from secondsite.journal.errors import damaged
 from secondsite.journal.format import KIND_ZERO
 from secondsite.journal.keys import KeyRing
 from secondsite.journal.merged_index import Layer, merge
@@ -94,11 +95,21 @@ def disk_points(
 
 
 def open_segment(journal: Journal, ref: SegmentRef, keys: KeyRing, state: DiskState) -> SegmentReader:
-    """A reader of a segment of the journal."""
+    """A reader of a segment of the journal. Raises ObjectDamaged also when another segment has its name."""
     name, store = journal.segment_name(ref), journal.store
-    return SegmentReader(
-        lambda start, length: store.read(name, start, length), ref.stored_bytes, keys.get(state.key_id)
-    )
+
+    def read(start: int, length: int) -> bytes:
+        try:
+            return store.read(name, start, length)
+        except EOFError:
+            raise damaged(name, "it is shorter than its point says") from None
+
+    reader = SegmentReader(read, ref.stored_bytes, keys.get(state.key_id))
+    head = reader.head
+    # seals bind blocks to what the header says: it must be what the point says
+    if (head.machine, head.disk, head.id) != (journal.machine, ref.disk, ref.id):
+        raise damaged(name, f"it is segment {head.id} of disk {head.disk} of machine {head.machine}")
+    return reader
 
 
 def open_disk_index(journal: Journal, disk: DiskId, state: State, number: int, keys: KeyRing) -> DiskIndex:
