@@ -37,10 +37,10 @@ class Boot:
     checked: float
 
 
-def run(report: Report, work: Path) -> None:  # noqa: ARG001 - every bench is called alike
+def run(report: Report, work: Path) -> None:
     """Measure and report."""
     boot_files = build_boot_files()
-    with pair() as sites:
+    with pair(work) as sites:
         for name, size_bytes in SIZES.items():
             spec = GuestSpec(name=f"boot-{name}", system_bytes=size_bytes)
             guest = create_guest(sites.sites.a, boot_files, spec)

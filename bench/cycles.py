@@ -26,11 +26,11 @@ REST_SECONDS = 4.0
 SIZES = {"1g": GIB, "64g": 64 * GIB}
 
 
-def run(report: Report, work: Path) -> None:  # noqa: ARG001 - every bench is called alike
+def run(report: Report, work: Path) -> None:
     """Measure and report."""
     offsets = random.Random(1).sample(range(0, GIB, 4096), CHANGED_BYTES // 4096)
     changed: dict[str, list[float]] = {}
-    with pair() as sites:
+    with pair(work) as sites:
         for name, size_bytes in SIZES.items():
             image = sites.sites.a.disks / f"cycle-{name}.qcow2"
             machines.empty_qcow2(image, size_bytes)

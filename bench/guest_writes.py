@@ -26,11 +26,11 @@ THROTTLED_BYTES_PER_SECOND = 8_000_000
 PAUSE_US = 5000
 
 
-def run(report: Report, work: Path) -> None:  # noqa: ARG001 - every bench is called alike
+def run(report: Report, work: Path) -> None:
     """Measure and report."""
     spec = GuestSpec(name="writes", pause_us=PAUSE_US, record_slots=65536)
     boot_files = build_boot_files()
-    with pair(bandwidth_bytes_per_second=THROTTLED_BYTES_PER_SECOND) as sites:
+    with pair(work, bandwidth_bytes_per_second=THROTTLED_BYTES_PER_SECOND) as sites:
         guest = create_guest(sites.sites.a, boot_files, spec)
         witness = Witness()
         try:

@@ -17,6 +17,7 @@ class Cost:
 
     seconds: float
     cpu_seconds: float
+    sync_seconds: float = 0.0  # until what it wrote is on the disk, after it said it was done
 
 
 def run(command: Sequence[str | Path], *, timeout_seconds: float = 600) -> Cost:
@@ -45,6 +46,29 @@ def anonymous_mib(pid: int) -> float:
         if line.startswith("RssAnon:"):
             return int(line.split()[1]) / 1024
     raise RuntimeError(f"process {pid} has no RssAnon")
+
+
+def sync_of(path: Path) -> float:
+    """Seconds to make everything on the file system of `path` durable."""
+    start = time.perf_counter()
+    subprocess.run(["sync", "-f", str(path)], check=True)
+    return time.perf_counter() - start
+
+
+def disk_mb_s(directory: Path, size_bytes: int = 1 << 30) -> float:
+    """What the disk does with nothing else to do: 16 MiB written and synced at a time, like segments."""
+    block = os.urandom(16 << 20)
+    path = directory / "disk-speed"
+    start = time.perf_counter()
+    fd = os.open(path, os.O_CREAT | os.O_WRONLY, 0o600)
+    try:
+        for _ in range(size_bytes // len(block)):
+            os.write(fd, block)
+            os.fdatasync(fd)
+    finally:
+        os.close(fd)
+        path.unlink()
+    return size_bytes / 1e6 / (time.perf_counter() - start)
 
 
 def settle() -> None:

@@ -8,12 +8,12 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import datetime
+from pathlib import Path
 
 from bench.measure import anonymous_mib, cpu_seconds_of
 from secondsite.base.errors import SecondsiteError
 from secondsite.gateway.messages import ProtectionState, ProtectionStatus
 from secondsite.lab.gateways import Gateways
-from secondsite.lab.roots import fresh_root
 from secondsite.lab.sites import Sites
 
 FAILED = {ProtectionState.FAILED, ProtectionState.DISABLING}
@@ -75,9 +75,11 @@ class Pair:
 
 
 @contextlib.contextmanager
-def pair(*, spool_bytes: int = 8 << 30, bandwidth_bytes_per_second: int | None = None) -> Iterator[Pair]:
-    """Both sites and gateways, gone afterwards; A sends no faster than the limit."""
-    sites = Sites(fresh_root())
+def pair(
+    work: Path, *, spool_bytes: int = 8 << 30, bandwidth_bytes_per_second: int | None = None
+) -> Iterator[Pair]:
+    """Both sites and gateways below `work`, gone afterwards; A sends no faster than the limit."""
+    sites = Sites(work / "lab")
     try:
         sites.up(attached=True)
         gateways = Gateways(sites)
