@@ -208,12 +208,16 @@ class Replication:
     def _settle(self) -> None:
         """From the facts to a tip to cycle from: the steps of the plan, until one of them is `Cycle`."""
         while not self._stop.is_set():
-            head = self._link.head(self._bench.machine)
             with self._changed:
-                if self._line.pending:  # captured by this process: they have their own thread and order
+                waiting = bool(self._line.pending)  # captured by this process: they have their own thread
+                if waiting:
                     self._changed.wait(0.5)
-                    continue
-                sealed = [s for s in self._shipments() if s.proposal is not None]
+            if waiting:
+                self.board.watch_rpo()
+                continue
+            # only now: a head from before their commits would name an older point than what follows
+            head = self._link.head(self._bench.machine)
+            sealed = [s for s in self._shipments() if s.proposal is not None]
             facts = self._facts(head, sealed)
             if self._take(plan.next_step(facts), head, sealed):
                 return
