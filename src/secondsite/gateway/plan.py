@@ -162,11 +162,18 @@ def _unfit(facts: Facts) -> Step | None:
 
 
 def stand_in(tip: str, checkpoints: Sequence[str]) -> str | None:
-    """The checkpoint to count changes from that contain all since `tip`: itself, or the newest older one."""
+    """The checkpoint to count changes from that contain all since `tip`: itself, or the newest older one.
+
+    Of the same epoch: another epoch's writer may have been another site, whose changes ours never saw.
+    """
     if tip in checkpoints:
         return tip
-    number = checkpoint_number(tip)
-    older = [name for name in checkpoints if 0 < checkpoint_number(name) <= number]
+    number, epoch = checkpoint_number(tip), tip.partition("-")[0]
+    older = [
+        name
+        for name in checkpoints
+        if 0 < checkpoint_number(name) <= number and name.partition("-")[0] == epoch
+    ]
     return max(older, key=checkpoint_number, default=None)
 
 

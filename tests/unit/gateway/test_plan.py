@@ -110,3 +110,13 @@ def test_what_may_be_forgotten(there: list[int], committed: int | None, newest: 
         [c(n) for n in there], committed=None if committed is None else c(committed), newest=c(newest)
     )
     assert found == [c(n) for n in gone]
+
+
+def test_a_checkpoint_of_another_epoch_never_stands_in() -> None:
+    """After a failover and back, ours from before it counts nothing of what the other site wrote."""
+    ours = plan.checkpoint_name(1, 5, "0" * 8)
+    theirs = plan.checkpoint_name(2, 9, "0" * 8)
+    assert plan.stand_in(theirs, [ours]) is None
+    assert plan.stand_in(theirs, [ours, plan.checkpoint_name(2, 7, "0" * 8)]) == plan.checkpoint_name(
+        2, 7, "0" * 8
+    )
