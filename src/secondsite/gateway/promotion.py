@@ -13,6 +13,7 @@ from pathlib import Path
 
 from secondsite.base.clock import Clock
 from secondsite.base.errors import SecondsiteError
+from secondsite.base.files import fsync_directory
 from secondsite.base.units import format_bytes
 from secondsite.journal.bases import BaseImage, RawBase
 from secondsite.journal.chain import Journal, machines
@@ -148,6 +149,7 @@ class Promoter:
             return RawBase(known.locator)
         directory = self._directory / journal.machine
         directory.mkdir(parents=True, exist_ok=True, mode=0o711)
+        fsync_directory(self._directory)  # what a base holds is nowhere else once its segments are gone
         # what a crash left before the state knew it: ours by its place, and empty by the order of promotion
         registered = {Path(base.locator) for base in state.bases}
         for left in directory.glob(f"{disk}.*.raw"):
