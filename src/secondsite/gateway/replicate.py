@@ -209,14 +209,11 @@ class Replication:
         """From the facts to a tip to cycle from: the steps of the plan, until one of them is `Cycle`."""
         while not self._stop.is_set():
             with self._changed:
-                waiting = bool(self._line.pending)  # captured by this process: they have their own thread
-                if waiting:
+                if self._line.pending:  # captured by this process: they have their own thread and order
                     self._changed.wait(0.5)
-            if waiting:
-                self.board.watch_rpo()
-                continue
-            # only now: a head from before their commits would name an older point than what follows
-            head = self._link.head(self._bench.machine)
+                    self.board.watch_rpo()
+                    continue
+            head = self._link.head(self._bench.machine)  # only now: before their commits it is an older one
             sealed = [s for s in self._shipments() if s.proposal is not None]
             facts = self._facts(head, sealed)
             if self._take(plan.next_step(facts), head, sealed):
