@@ -164,10 +164,14 @@ def test_a_copy_refused_for_good_goes_on_once_it_is_allowed(
 def test_a_copy_whose_cache_lost_bytes_begins_again(slices: Slices, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(replicate, "RETRY_SECONDS_MAX", 0.2)
     rig = slices.rig
-    slices.gate, slices.hold_from = threading.Event(), 4
+    first = slices.gate = threading.Event()
+    slices.hold_from = 1
     rig.open(frequency_seconds=3600)
-    rig.until(lambda: slices.slices >= 1, "the first slice")
+    slices.until_slices(2)
     rig.memory_link.cut()
+    # the next three slices find no link
+    slices.gate, slices.hold_from = threading.Event(), 4
+    first.set()
     slices.until_slices(5)
     assert rig.replication is not None
     rig.replication._stop.set()

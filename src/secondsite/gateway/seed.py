@@ -171,7 +171,7 @@ class Seed:
                     self._begin_logs(capture, resumed=resumed)
                 note = self._slice(capture, encoder, note)
             encoder.flush()
-            shipment.set_note(msgspec.json.encode(note))
+            shipment.set_note(msgspec.json.encode(note), wait=True, cancel=self._cancel)
             crash_point(AFTER_SLICE)
         if not self._logs.logs:  # resumed after the last slice
             for table in self._bench.tables.values():
@@ -278,7 +278,7 @@ class Seed:
                 break
             older = note.checkpoint
             note = msgspec.structs.replace(note, checkpoint=name, sizes=sizes)
-            shipment.set_note(msgspec.json.encode(note))
+            shipment.set_note(msgspec.json.encode(note), wait=True, cancel=self._cancel)
             crash_point(AFTER_INCREMENT)
             bench.source.forget(older)  # the note counts from the newer one, durably
         crash_point(BEFORE_SEAL)
@@ -291,7 +291,7 @@ class Seed:
             parent=None,
             changed_bytes=self._progress.done_bytes + changed_all,
         )
-        shipment.seal(proposal)
+        shipment.seal(proposal, wait=True, cancel=self._cancel)
         return Captured(
             shipment=shipment,
             proposal=proposal,

@@ -394,9 +394,9 @@ class _Shipment:
         """See `shipping.Shipment`."""
         return self.batch.note
 
-    def set_note(self, note: bytes) -> None:
+    def set_note(self, note: bytes, *, wait: bool = False, cancel: threading.Event | None = None) -> None:
         """See `shipping.Shipment`."""
-        self._settle()
+        self._settle(wait=wait, cancel=cancel)
         self.batch.set_note(note)
 
     def add(
@@ -431,9 +431,11 @@ class _Shipment:
                 self._refs.pop(item.order, None)
             raise
 
-    def seal(self, proposal: PointProposal) -> None:
+    def seal(
+        self, proposal: PointProposal, *, wait: bool = False, cancel: threading.Event | None = None
+    ) -> None:
         """See `shipping.Shipment`."""
-        self._settle()
+        self._settle(wait=wait, cancel=cancel)
         self.batch.seal(proposal)
 
     def commit(self, cancel: threading.Event | None = None) -> CommittedPoint:
@@ -475,18 +477,24 @@ class _Shipment:
                 self._shipper.check(self, cancel)
                 self._shipper.changed.wait(0.5)
 
-    def _settle(self) -> None:
+    def _settle(self, *, wait: bool, cancel: threading.Event | None) -> None:
         """Everything added is at the target or in the cache."""
         self._shipper.wait_for_link(self)
         with self._shipper.changed:
             self._shipper.check(self, None)
             in_memory = [item for item in self.waiting.values() if item.data is not None]
         for item in in_memory:
-            data = item.data  # a worker may finish it meanwhile; written in vain then, and marked as sent
-            if data is None:
-                continue
-            self.batch.keep(item.order, item.ref, data)
-            self._shipper.spilled(item)
+            # a worker may finish it meanwhile; written in vain then, and marked as sent
+            while (data := item.data) is not None:
+                try:
+                    self.batch.keep(item.order, item.ref, data)
+                except CacheFull:
+                    if not wait:
+                        raise
+                    self._shipper.wait_for_room(self, cancel)
+                else:
+                    self._shipper.spilled(item)
+                    break
         with self._shipper.changed:
             # one that was refused for good meanwhile is neither kept nor sent
             self._shipper.check(self, None)

@@ -50,11 +50,11 @@ class Shipment(Protocol):
     def note(self) -> bytes:
         """What `set_note` kept last; empty at first. A first copy keeps its slices here."""
 
-    def set_note(self, note: bytes) -> None:
+    def set_note(self, note: bytes, *, wait: bool = False, cancel: threading.Event | None = None) -> None:
         """Keep a few bytes (at most 64 KiB) durable with the shipment, together with `refs` so far.
 
         Returns once every segment added so far is at the target or in the cache, so that a note that says
-        "slice 7 is done" is true after a restart.
+        "slice 7 is done" is true after a restart. `wait` and `cancel` as in `add`.
         """
 
     def add(
@@ -72,8 +72,13 @@ class Shipment(Protocol):
         `cancel` is set, and the target's refusal when a segment was refused for good.
         """
 
-    def seal(self, proposal: PointProposal) -> None:
-        """No more segments; everything not acknowledged yet is on the cache volume when this returns."""
+    def seal(
+        self, proposal: PointProposal, *, wait: bool = False, cancel: threading.Event | None = None
+    ) -> None:
+        """No more segments; everything not acknowledged yet is on the cache volume when this returns.
+
+        `wait` and `cancel` as in `add`.
+        """
 
     def commit(self, cancel: threading.Event | None = None) -> CommittedPoint:
         """Wait until all is at the target, commit, and remove the shipment from the cache.
