@@ -51,6 +51,7 @@ class Report:
     """Figures of one run, written as they come: a later bench that fails costs none of them."""
 
     figures: list[Figure] = field(default_factory=list)
+    succeeded: list[str] = field(default_factory=list)  # names of benches that ran to their end
 
     def add(self, *figures: Figure) -> None:
         """Keep and print."""
@@ -60,9 +61,11 @@ class Report:
             print(f"  {figure.key}: {shown}  {figure.note}", flush=True)
 
     def write(self) -> None:
-        """Merge into the results file: figures of benches that were not run stay, marked by their date."""
+        """Merge into the results file: figures of benches that were not run stay as they were."""
         RESULTS.parent.mkdir(exist_ok=True)
         kept = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
+        for name in self.succeeded:
+            kept.pop(f"{name}_failed", None)
         kept |= {
             figure.key: None if figure.value is None else round(figure.value, 4) for figure in self.figures
         }

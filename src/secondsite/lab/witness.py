@@ -87,11 +87,6 @@ class Witness:
         with self._lock:
             return self._acks[-1] if self._acks else 0
 
-    def acknowledged_between(self, start: float, end: float) -> list[float]:
-        """When records were acknowledged (UTC, seconds), between two times."""
-        with self._lock:
-            return [at for at in self._ack_times if start <= at < end]
-
     @property
     def trouble(self) -> str:
         """Why the conversation ended by itself, empty while it goes on."""
