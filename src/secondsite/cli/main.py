@@ -59,6 +59,13 @@ COMMANDS: dict[str, str | dict[str, str]] = {
         "show": "secondsite.cli.keys:show",
         "prove": "secondsite.cli.keys:prove",
     },
+    "certificate": {
+        "": "Make the certificates with which gateways know each other.",
+        "authority": "secondsite.cli.certificates:authority",
+        "issue": "secondsite.cli.certificates:issue",
+        "revoke": "secondsite.cli.certificates:revoke",
+        "show": "secondsite.cli.certificates:show",
+    },
     "gateway": "secondsite.cli.daemons:gateway",
     "guard": "secondsite.cli.daemons:guard",
     "lab": {

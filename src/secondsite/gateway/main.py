@@ -21,6 +21,7 @@ from secondsite.base.errors import InvalidInput
 from secondsite.base.memory import give_back_large_buffers
 from secondsite.base.units import MIB
 from secondsite.fabrics.base import Fabric
+from secondsite.gateway.certificates import CertificateWatch
 from secondsite.gateway.config import FabricSettings, GatewayConfig, load_config
 from secondsite.gateway.control import ControlServices
 from secondsite.gateway.controlserver import serve_control
@@ -67,6 +68,7 @@ class Gateway:
         self._fabric = fabric
         self._vault = load_key(config.vault_key)
         self._stop = contextlib.ExitStack()
+        self._reloads: list[Callable[[], None]] = []  # of everything that uses the certificate
         self.protections: Protections | None = None
         self.address: tuple[str, int] | None = None
 
@@ -85,6 +87,9 @@ class Gateway:
                 self._open_target(store)
             if fabric is not None and config.peers:
                 self.protections = self._open_source(fabric)
+            watch = CertificateWatch(config.tls.files(), self._reloads, clock=self.clock, events=self.events)
+            watch.start()
+            self._stop.callback(watch.close)
             services = ControlServices(
                 name=config.name,
                 site=config.site,
@@ -180,6 +185,7 @@ class Gateway:
             where = f"{config.listen.host}:{config.listen.port}"
             raise InvalidInput(what=f"the address {where}", why=str(error)) from error
         self._stop.callback(server.close)
+        self._reloads.append(server.reload)
 
     def _on_commit(self, store: ObjectStore, fingerprints: Fingerprints) -> Callable[[Journal, Point], None]:
         """What follows a commit: the fingerprints' tables, and the base of a first copy."""
@@ -226,6 +232,7 @@ class Gateway:
             bandwidth=bandwidth,
         )
         self._stop.callback(link.close)
+        self._reloads.append(link.reload)
         spool = Spool(
             config.cache_dir / "spool" / peer,
             limit_bytes=config.cache_limit_bytes // len(config.peers),

@@ -103,8 +103,8 @@ class IngestServer:
 
     def reload(self) -> None:
         """Take the certificate files as they are now, for connections from now on (renewal)."""
-        self._context = server_context(self._files)
-        self._revocation = Revocation(self._files)
+        context, revocation = server_context(self._files), Revocation(self._files)
+        self._context, self._revocation = context, revocation
 
     def close(self) -> None:
         """Stop listening, cut all connections, wait for their threads. Bytes received so far stay staged."""

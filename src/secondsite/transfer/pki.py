@@ -182,6 +182,32 @@ class Authority:
         replace_file(self.revoked_path, pem, mode=0o644)
 
 
+@dataclass(frozen=True)
+class CertificateFacts:
+    """What a person asks of a certificate."""
+
+    name: str  # the gateway's, from the subject alternative name; the subject's for an authority
+    serial: int
+    valid_from: dt.datetime
+    valid_until: dt.datetime
+
+
+def read_certificate(path: Path) -> CertificateFacts:
+    """Read a PEM certificate. Raises InvalidInput when there is none or it does not parse."""
+    try:
+        found = x509.load_pem_x509_certificate(read_limited(path, size_bytes_max=PEM_BYTES_MAX))
+    except FileNotFoundError:
+        raise InvalidInput(what=f"the certificate {path}", why="there is no such file") from None
+    except ValueError as error:
+        raise InvalidInput(what=f"the certificate {path}", why=str(error)) from None
+    try:
+        names = found.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+        name = next(iter(names.get_values_for_type(x509.DNSName)), "")
+    except x509.ExtensionNotFound:
+        name = found.subject.rfc4514_string()
+    return CertificateFacts(name, found.serial_number, found.not_valid_before_utc, found.not_valid_after_utc)
+
+
 def revoked_serials(path: Path, issuer: x509.Certificate) -> frozenset[int]:
     """The serial numbers in a revocation list signed by `issuer`.
 
