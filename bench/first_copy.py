@@ -1,14 +1,15 @@
 """The first copy of a 4 GiB disk, and the same disk through the tools people use today.
 
-The disk is half holes, a quarter real files, a quarter random: a qcow2 image of a machine that stands still.
-Ours: from the request to protect until the first recovery point is committed at the other gateway: read from
-QEMU's backup export, digested, compressed (zstd 1), sealed, over mutual TLS, hash checked, synced. The peers
-neither seal nor send nor sync: `virtnbdbackup -z` (lz4), `qemu-img convert -c` (zstd) and `nbdcopy` (plain)
-write a local file, the last two from qemu-nbd on the same image. On the same file system, MB of data and
-not of holes, medians. Our rounds run first, then the peers', then ours once more: in turn with them ours varied
-between 167 and 435 MB/s, for a reason not found. The peers' time with a sync is a figure of its own, and so is
-what the disk does by itself in synced pieces of 16 MiB: where that is little, it bounds us and not the peers,
-which leave their output in memory. ``BENCH_DIR=/dev/shm`` takes the disk out of all of them.
+The disk is half holes, a quarter real files, a quarter random: a qcow2 image of a machine that stands
+still. Ours: from the request to protect until the first recovery point is committed at the other gateway:
+read from QEMU's backup export, digested, compressed (zstd 1), sealed, over mutual TLS, hash checked,
+synced. The peers neither seal nor send nor sync: `virtnbdbackup -z` (lz4), `qemu-img convert -c` (zstd) and
+`nbdcopy` (plain) write a local file, the last two from qemu-nbd on the same image. On the same file system,
+MB of data and not of holes, medians. Our rounds run first, then the peers', then ours once more: in turn
+with them ours varied between 167 and 435 MB/s, for a reason not found. The peers' time with a sync is a
+figure of its own, and so is what the disk does by itself in synced pieces of 16 MiB: where that is little,
+it bounds us and not the peers, which leave their output in memory. ``BENCH_DIR=/dev/shm`` takes the disk
+out of all of them.
 """
 
 from __future__ import annotations
