@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from secondsite.base import crash
-from secondsite.journal import bases, promote, store_local
+from secondsite.journal import bases, promote, store_local, sweep
 from secondsite.journal.base_sums import differing, read_sums
 from secondsite.journal.bases import RawBase
 from secondsite.journal.keys import encode_wrapped
@@ -40,8 +40,8 @@ MARKS = [
     (promote.AFTER_WRITES, 2),
     (promote.AFTER_SUMS, 1),
     (promote.AFTER_PROMOTED, 1),
-    (promote.DURING_DELETE, 1),
-    (promote.DURING_DELETE, 3),
+    (sweep.DURING_DELETE, 1),
+    (sweep.DURING_DELETE, 3),
     (store_local.AFTER_DELETE, 2),
     # the records it creates: the floor, sums of two disks, what is promoted
     *((mark, which) for mark in (store_local.AFTER_SYNC, store_local.AFTER_LINK) for which in (1, 2, 3, 4)),

@@ -10,10 +10,12 @@ from secondsite.journal.bases import BaseImage
 from secondsite.journal.bases_memory import MemoryBase
 from secondsite.journal.chain import Journal
 from secondsite.journal.keys import DiskKey, KeyRing, VaultKey
+from secondsite.journal.merge import Merged, NotMergeable, merge
 from secondsite.journal.promote import Promoted, promote
 from secondsite.journal.segment import SegmentHead, SegmentWriter
 from secondsite.journal.state import BaseState
 from secondsite.journal.store_memory import Faults, MemoryStore, PowerCut
+from secondsite.journal.sweep import delete_retired
 from secondsite.journal.view import PointView, open_view
 from secondsite.model.ids import DiskId, MachineId, SegmentId
 from secondsite.model.points import Consistency, DiskState, Point, PointProposal, SegmentRef
@@ -181,6 +183,17 @@ class Replica:
 
     def promote(self, number: int) -> Promoted:
         return promote(self.journal, number, self.ring, self.open_base, clock=self.clock)
+
+    def merge(self, after: int, last: int) -> Merged | None:
+        """Of the points after `after` only `last` stays; None when something is in the way."""
+        try:
+            done = merge(self.journal, after, last, self.ring, clock=self.clock)
+        except NotMergeable:
+            return None
+        for number in [number for number in self.points if after < number < last]:
+            del self.points[number]
+        delete_retired(self.journal, clock=self.clock)
+        return done
 
     def read(self, number: int) -> dict[DiskId, bytes]:
         with open_view(self.journal, number, self.ring, bases=self.base_of) as view:

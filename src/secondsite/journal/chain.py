@@ -8,15 +8,17 @@ The rules, which every reader and writer of the chain follows:
 * A point is committed by creating its record, after all its segments are durable: that is the commit point.
 * The chain is checked from the last promoted record on; the floor's hash is in the machine's state. What
   lies between the two is being promoted: views still read it, but it is not listed any more.
+* A span in the state stands for the records from its first to its last: only the last is listed, with the
+  span's segments for its own, and the chain goes on over it by the hashes the state keeps of both ends.
 """
 
 from __future__ import annotations
 
+import contextlib
 import secrets
 import threading
 from bisect import bisect_left, bisect_right
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import msgspec
 
@@ -31,13 +33,28 @@ from secondsite.journal.chain_errors import (
     ProposalInvalid,
     SegmentsMissing,
 )
+from secondsite.journal.chain_records import ChainRecords, Head
 from secondsite.journal.keys import LogKey, VaultKey
-from secondsite.journal.manifest import RECORD_BYTES_MAX, decode_record, encode_record, record_hash
-from secondsite.journal.names import MACHINES, log_name, log_prefix, machine_prefix, segment_name
-from secondsite.journal.state import Pin, State, StateRecord
+from secondsite.journal.manifest import (
+    RECORD_BYTES_MAX,
+    decode_record,
+    decode_span,
+    encode_record,
+    record_hash,
+)
+from secondsite.journal.names import (
+    MACHINES,
+    log_name,
+    log_prefix,
+    machine_prefix,
+    merged_name,
+    segment_name,
+    span_name,
+)
+from secondsite.journal.state import Pin, SpanRef, State, StateBusy, StateRecord
 from secondsite.journal.store import ObjectExists, ObjectMissing, ObjectStore
 from secondsite.model.ids import DiskId, MachineId, machine_id
-from secondsite.model.points import ZERO_HASH, Claim, Point, PointProposal, Record, SegmentRef
+from secondsite.model.points import Claim, Point, PointProposal, Record, SegmentRef, Span
 
 BEFORE_MANIFEST = mark("commit.before-manifest")
 AFTER_MANIFEST = mark("commit.after-manifest")
@@ -45,17 +62,8 @@ AFTER_CLAIM = mark("claim.after-record")
 
 # Another writer can be faster only by adding records, each of which costs it a sync; claims end the loop.
 COMMIT_ATTEMPTS_MAX = 64
-
-
-@dataclass(frozen=True)
-class Head:
-    """Where a chain ends."""
-
-    number: int  # of the newest record; 0: there is none
-    epoch: int  # in force; 0: never claimed
-    hash: str  # of the newest record; 64 zeros when there is none
-    point: Point | None  # the newest point that counts
-    claim: Claim | None = None  # the claim in force, where it is still kept
+# Promotions and merges take seconds each; reading begins again when one ended in the middle of it.
+LOAD_ATTEMPTS_MAX = 16
 
 
 # What the committing side knows of the disks' content: the proposal and the head it follows -> fingerprints.
@@ -72,7 +80,7 @@ class Journal:
         self._lock = threading.RLock()
         self._key = vault.log_key(self._machine) if vault is not None else None
         self._state = StateRecord(store, self._machine, self._key)
-        self._chain = _Chain(self._machine, self._key)
+        self._chain = ChainRecords(self._machine, self._key)
 
     @property
     def store(self) -> ObjectStore:
@@ -83,6 +91,18 @@ class Journal:
     def machine(self) -> MachineId:
         """Whose journal it is."""
         return self._machine
+
+    @property
+    def log_key(self) -> LogKey | None:
+        """What its records and spans are sealed with."""
+        return self._key
+
+    def read_span(self, span: str) -> Span | None:
+        """A span's object, also of one no longer in force; None when it is gone. Raises ObjectDamaged."""
+        with contextlib.suppress(ObjectMissing):
+            data = self._store.get(span_name(self._machine, span), size_bytes_max=RECORD_BYTES_MAX)
+            return decode_span(data, self._key)
+        return None
 
     def read_record(self, name: str) -> Record:
         """One record of the log by its object's name. Raises ObjectMissing, ObjectDamaged."""
@@ -229,6 +249,7 @@ class Journal:
             require(segment.disk in disks, f"segment {segment.id} is of disk {segment.disk}, which it lacks")
             # segments of a dead epoch are garbage and may go at any moment
             require(segment.epoch == proposal.epoch, f"segment {segment.id} is of epoch {segment.epoch}")
+            require(segment.merged is None, f"segment {segment.id} is not the source's")
             # promotion of the point that named it first would take it away from this one
             require((segment.disk, segment.id) not in self._chain.segments, f"it reuses segment {segment.id}")
 
@@ -246,7 +267,18 @@ class Journal:
 
     def segment_name(self, segment: SegmentRef) -> str:
         """Where a segment lies in the store."""
+        if segment.merged is not None:
+            return merged_name(self._machine, segment.merged, segment.disk, segment.id)
         return segment_name(self._machine, segment.epoch, segment.disk, segment.id)
+
+    def record_hash(self, number: int) -> str:
+        """The hash of a point's record, also of one being promoted. Raises PointUnknown, ChainBroken."""
+        with self._lock:
+            self._refresh()
+            found = self._chain.hashes.get(number)
+            if found is None:
+                raise PointUnknown(machine=self._machine, number=number)
+            return found
 
     def _append(self, record: Record) -> bool:
         """Create the next record; False when another writer took the number."""
@@ -256,8 +288,9 @@ class Journal:
             self._store.put(name, data)
         except ObjectExists:
             return False
-        # Had we stalled until our number was promoted and deleted, what we wrote would be in no chain.
-        if self._state.read().floor >= record.number:
+        # Had we stalled until our number was promoted or merged away, what we wrote would be in no chain.
+        state = self._state.read()
+        if max([state.floor, *(span.last for span in state.spans)]) >= record.number:
             self._store.delete(name)
             return False
         self._chain.add(data, self._state.read())
@@ -288,15 +321,24 @@ class Journal:
             self.point(number)
 
             def change(state: State) -> State:
-                if number < state.floor:
+                if number < state.floor or state.span_around(number):
                     raise PointUnknown(machine=self._machine, number=number)
                 pin = Pin(
-                    number=number, holder=holder, reason=reason, until=until, base_number=state.promoted
+                    number=number,
+                    holder=holder,
+                    reason=reason,
+                    until=until,
+                    base_number=state.promoted,
+                    generation=state.generation + 1,
                 )
                 mine = next((p for p in state.pins if p.holder == holder), None)
                 if mine is not None and mine.number == number:
                     # the same pin again, perhaps by a restarted holder: older readers may still be there
-                    pin = msgspec.structs.replace(pin, base_number=mine.base_number)
+                    pin = msgspec.structs.replace(
+                        pin, base_number=mine.base_number, generation=mine.generation
+                    )
+                    if pin == mine:
+                        return state
                 others = tuple(p for p in state.pins if p.holder != holder)
                 return msgspec.structs.replace(state, pins=(*others, pin))
 
@@ -316,111 +358,103 @@ class Journal:
 
     def _refresh(self) -> State:
         """Bring the cached chain up to date: a listing of the state, one probe, and what is new."""
-        state = self._state.read()
-        if self._chain.number < state.floor or not self._chain.number:
-            self._chain = _Chain(self._machine, self._key)
-            self._load(state)
+        for _ in range(LOAD_ATTEMPTS_MAX):
+            state = self._state.read()
+            try:
+                self._bring_up(state)
+            except _MovedOn:
+                self._chain = ChainRecords(self._machine, self._key)
+                continue
             return state
-        self._chain.drop_below(state.promoted)
+        raise StateBusy(machine=self._machine)
+
+    def _bring_up(self, state: State) -> None:
+        """Raises _MovedOn when others changed the journal meanwhile, ChainBroken."""
+        chain = self._chain
+        if not chain.number or chain.number < state.floor or not self._take_in(state.spans):
+            self._chain = ChainRecords(self._machine, self._key)
+            self._load(state)
+            return
+        chain.drop_below(state.promoted)
         while True:
             try:
-                data = self._get(self._chain.number + 1)
+                data = self._get(chain.number + 1)
             except ObjectMissing:
-                return state
-            self._chain.add(data, state)
+                return
+            chain.add(data, state)
+
+    def _take_in(self, spans: Sequence[SpanRef]) -> bool:
+        """Apply spans the cached chain does not know yet; False when it is too old for that."""
+        chain = self._chain
+        for ref in spans:
+            if ref in chain.spans:
+                continue
+            if chain.hashes.get(ref.last) != ref.hash:
+                return False
+            chain.fold(ref, self._span(ref))
+        chain.spans = tuple(spans)
+        return True
 
     def _load(self, state: State) -> None:
-        first = max(state.promoted, 1)
-        for name in self._store.list(log_prefix(self._machine), after=log_name(self._machine, first - 1)):
-            number = max(self._chain.number + 1, first)
-            if name != log_name(self._machine, number):
-                raise ChainBroken(machine=self._machine, number=number, why=f"{name} is there instead")
+        spans = {span.first: span for span in state.spans}
+        expected = max(state.promoted, 1)
+        for name in self._store.list(log_prefix(self._machine), after=log_name(self._machine, expected - 1)):
+            expected = self._load_spans(spans, expected, state)
+            if name < log_name(self._machine, expected):
+                continue  # replaced by a span, not deleted yet
+            if name != log_name(self._machine, expected):
+                self._moved_on(state)
+                raise ChainBroken(machine=self._machine, number=expected, why=f"{name} is there instead")
             try:
-                data = self._get(number)
+                data = self._get(expected)
             except ObjectMissing:
-                # promoted away between the two calls: begin again at the new floor
-                newer = self._state.read()
-                if newer.promoted <= number:
-                    raise
-                self._chain = _Chain(self._machine, self._key)
-                self._load(newer)
-                return
+                self._moved_on(state)  # promoted or merged away between the two calls
+                raise
             self._chain.add(data, state)
+            expected += 1
+        self._load_spans(spans, expected, state)
+        self._chain.spans = state.spans
         if state.floor and not self._chain.number:
+            self._moved_on(state)
             raise ChainBroken(machine=self._machine, number=state.floor, why="the floor's record is missing")
+
+    def _load_spans(self, spans: Mapping[int, SpanRef], expected: int, state: State) -> int:
+        """Add the spans that begin at record `expected`; returns the number after them."""
+        while (ref := spans.get(expected)) is not None:
+            try:
+                data = self._get(ref.last)
+            except ObjectMissing:
+                self._moved_on(state)
+                raise
+            self._chain.add_span(data, ref, self._span(ref), state)
+            expected = ref.last + 1
+        return expected
+
+    def _span(self, ref: SpanRef) -> Span:
+        """The span's object, checked against what the state says of it."""
+        name = span_name(self._machine, ref.id)
+        try:
+            data = self._store.get(name, size_bytes_max=RECORD_BYTES_MAX)
+        except ObjectMissing:
+            if ref not in self._state.read().spans:
+                raise _MovedOn from None
+            raise
+        span = decode_span(data, self._key)
+        if record_hash(data) != ref.object_hash or (span.machine, span.id) != (self._machine, ref.id):
+            raise ChainBroken(machine=self._machine, number=ref.last, why=f"{name} is another span")
+        return span
+
+    def _moved_on(self, state: State) -> None:
+        """Raise _MovedOn when the state is not `state` any more."""
+        if self._state.read().generation != state.generation:
+            raise _MovedOn
 
     def _get(self, number: int) -> bytes:
         return self._store.get(log_name(self._machine, number), size_bytes_max=RECORD_BYTES_MAX)
 
 
-class _Chain:
-    """Decoded records from the last promoted one on, with what is asked of them."""
-
-    def __init__(self, machine: MachineId, key: LogKey | None) -> None:
-        self._machine = machine
-        self._key = key
-        self.number = 0  # of the newest record
-        self.hash = ZERO_HASH
-        self.epoch = 0
-        self.claim: Claim | None = None
-        self.records: list[Record] = []
-        self.points: list[Point] = []
-        self.numbered: dict[int, Point] = {}
-        self.nonces: dict[str, Record] = {}
-        self.segments: set[tuple[DiskId, str]] = set()
-
-    def head(self) -> Head:
-        return Head(self.number, self.epoch, self.hash, self.points[-1] if self.points else None, self.claim)
-
-    def add(self, data: bytes, state: State) -> None:
-        """Check the next record against the chain and take it in. Raises ChainBroken."""
-        record = decode_record(data, self._key)
-        found = record_hash(data)
-        begins = not self.number
-        number = max(state.promoted, 1) if begins else self.number + 1
-        if record.machine != self._machine or record.number != number:
-            raise self._broken(number, f"it is record {record.number} of machine {record.machine}")
-        if number == state.floor and found != state.floor_hash:
-            raise self._broken(number, "it is not the record the floor was set to")
-        if begins and state.promoted:
-            if not isinstance(record, Point):
-                raise self._broken(number, "a claim cannot be what was promoted")
-            self.epoch = record.epoch  # it was a point that counted
-        elif record.previous_hash != self.hash:
-            raise self._broken(number, "the hash of the record before does not match")
-        self.number, self.hash = number, found
-        self.records.append(record)
-        self.nonces[record.nonce] = record
-        if isinstance(record, Claim):
-            if record.epoch == self.epoch + 1:  # any other could only be written by a faulty program
-                self.epoch, self.claim = record.epoch, record
-        elif record.epoch == self.epoch > 0:
-            self._count(record)
-
-    def _count(self, point: Point) -> None:
-        if self.points and self.points[-1].definition == point.definition:
-            # one copy in memory of what rarely changes
-            point = msgspec.structs.replace(point, definition=self.points[-1].definition)
-            self.records[-1] = self.nonces[point.nonce] = point
-        self.points.append(point)
-        self.numbered[point.number] = point
-        self.segments.update((s.disk, s.id) for s in point.segments)
-
-    def drop_below(self, number: int) -> None:
-        """Forget records below the last promoted one."""
-        if not self.records or self.records[0].number >= number:
-            return
-        gone = [r for r in self.records if r.number < number]
-        self.records = self.records[len(gone) :]
-        for record in gone:
-            del self.nonces[record.nonce]
-            if self.numbered.pop(record.number, None) is not None:
-                assert isinstance(record, Point)
-                self.segments.difference_update((s.disk, s.id) for s in record.segments)
-        self.points = [p for p in self.points if p.number >= number]
-
-    def _broken(self, number: int, why: str) -> ChainBroken:
-        return ChainBroken(machine=self._machine, number=number, why=why)
+class _MovedOn(Exception):
+    """Others promoted or merged while the journal was being read."""
 
 
 def _number(point: Point) -> int:

@@ -15,6 +15,9 @@ from secondsite.base.units import SUB_BLOCK_BYTES
 
 Digests = NDArray[np.uint64]  # shape (n, 2)
 
+# Values of a sub-block that stand for no digest: nothing is known of it; it is all zeros.
+UNKNOWN, ZERO = 0, 1
+
 _WORDS = SUB_BLOCK_BYTES // 8
 _SEED_MASK = (1 << 64) - 1
 # Stands for a sub-block whose hash happens to be zero, which means "all zeros" here.
@@ -54,6 +57,16 @@ def digest_sub_blocks(data: memoryview, first_sub_block: int, seed: int) -> Dige
             row = np.frombuffer(digest(tail, (seed + full) & _SEED_MASK), dtype=np.uint64)
             out[full] = row if row.any() else _NEVER_ZERO
     return out
+
+
+def values_of(digests: Digests) -> NDArray[np.uint64]:
+    """64 bits for each digest, shape (n, 2): all zero is `ZERO`, everything else is above it."""
+    low = digests[:, 0]
+    zero = (low == 0) & (digests[:, 1] == 0)
+    # a digest whose low half is 0 or 1 takes the other half, forced above 1: still 63 bits that must match
+    values = np.where(low > ZERO, low, digests[:, 1] | np.uint64(2))
+    values[zero] = ZERO
+    return values
 
 
 def combine(digests: Digests) -> tuple[int, int]:

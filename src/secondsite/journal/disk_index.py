@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -82,13 +82,9 @@ class _Builder:
         )
 
 
-def disk_points(
-    journal: Journal, disk: DiskId, state: State, number: int
-) -> Iterator[tuple[Point, DiskState]]:
-    """Counted points after what was promoted, up to `number`, that have the disk."""
-    for point in journal.points_after(state.promoted):
-        if point.number > number:
-            return
+def disk_points(points: Iterable[Point], disk: DiskId) -> Iterator[tuple[Point, DiskState]]:
+    """Those that have the disk."""
+    for point in points:
         for found in point.disks:
             if found.id == disk:
                 yield point, found
@@ -113,14 +109,23 @@ def open_segment(journal: Journal, ref: SegmentRef, keys: KeyRing, state: DiskSt
 
 
 def open_disk_index(journal: Journal, disk: DiskId, state: State, number: int, keys: KeyRing) -> DiskIndex:
-    """Merge the indexes of the disk's segments, the newest winning, cut at the size of point `number`.
+    """What the journal holds of a disk after what was promoted, up to point `number`."""
+    base = state.base(disk)
+    points = journal.points_after(state.promoted)
+    upto = [point for point in points if point.number <= number]
+    return merge_index(journal, disk, upto, base.size_bytes if base else 0, keys)
 
+
+def merge_index(
+    journal: Journal, disk: DiskId, points: Sequence[Point], size_bytes: int, keys: KeyRing
+) -> DiskIndex:
+    """Merge the indexes of the disk's segments, the newest winning, cut at the size of the last point.
+
+    points: neighbours in the list of points, oldest first. size_bytes: of the disk before the first.
     Where a disk became smaller, the part that went reads as zeros from then on, also when it grows again.
     """
-    base = state.base(disk)
-    size_bytes = base.size_bytes if base else 0
     builder = _Builder()
-    for point, found in disk_points(journal, disk, state, number):
+    for point, found in disk_points(points, disk):
         if found.size_bytes < size_bytes:
             builder.add_zeros(found.size_bytes, size_bytes)
         size_bytes = found.size_bytes

@@ -1,4 +1,4 @@
-"""Records of a machine's log: points and claims as bytes, and the definition sealed inside a point."""
+"""Records of a machine's log: points, claims and spans as bytes, and the definition sealed inside a point."""
 
 from __future__ import annotations
 
@@ -18,14 +18,15 @@ from secondsite.journal.format import (
     RECORD_HEADER,
     RECORD_MAGIC,
     RECORD_POINT,
+    RECORD_SPAN,
     VERSION,
     check_version,
 )
 from secondsite.journal.keys import LogKey, VaultKey, check_seal, sealed_with
-from secondsite.journal.record_rules import record_wrong
+from secondsite.journal.record_rules import record_wrong, span_wrong
 from secondsite.model.ids import MachineId
 from secondsite.model.machines import Definition
-from secondsite.model.points import Claim, Point, Record
+from secondsite.model.points import Claim, Point, Record, Span
 
 RECORD_BYTES_MAX = RECORD_HEADER.size + RECORD_BODY_BYTES_MAX
 
@@ -34,6 +35,7 @@ _decoders: dict[int, msgspec.json.Decoder[Point] | msgspec.json.Decoder[Claim]] 
     RECORD_CLAIM: msgspec.json.Decoder(Claim),
     RECORD_POINT: msgspec.json.Decoder(Point),
 }
+_span = msgspec.json.Decoder(Span)
 _definition = msgspec.json.Decoder(tuple[str, Definition])
 
 
@@ -43,9 +45,17 @@ def encode_record(record: Record, key: LogKey | None) -> bytes:
     key: the machine's log key, which seals it; None: not sealed, readable only by who asks for no seal.
     """
     kind = RECORD_CLAIM if isinstance(record, Claim) else RECORD_POINT
-    body = _encoder.encode(record)
+    return _frame(kind, record.number, _encoder.encode(record), key)
+
+
+def encode_span(span: Span, key: LogKey | None) -> bytes:
+    """The bytes of a span, framed and sealed as a record is; its number is the last record it replaces."""
+    return _frame(RECORD_SPAN, span.last, _encoder.encode(span), key)
+
+
+def _frame(kind: int, number: int, body: bytes, key: LogKey | None) -> bytes:
     assert len(body) <= RECORD_BODY_BYTES_MAX, "refused at protection time: too many segments for one record"
-    fields = (VERSION, kind, 0, 0, len(body), record.number)
+    fields = (VERSION, kind, 0, 0, len(body), number)
     head = RECORD_HEADER.pack(RECORD_MAGIC, *fields, bytes(32), sealed_with(key), bytes(32))
     head = head[:32] + blake3.blake3(head[:32]).update(body).digest() + head[64:80]
     return head + (key.seal(head, body) if key is not None else bytes(32)) + body
@@ -59,18 +69,8 @@ def decode_record(data: bytes, key: LogKey | None) -> Record:
     Raises:
         ObjectDamaged, FormatUnknown, WrongKey.
     """
-    what = "a record"
-    if len(data) < RECORD_HEADER.size:
-        raise damaged(what, f"it has only {len(data)} bytes")
-    magic, version, kind, required, _, length, number, digest, vault, seal = RECORD_HEADER.unpack_from(data)
-    check_version(what, magic, RECORD_MAGIC, version, required)
+    kind, number, body = _open_frame("a record", data, key)
     what = f"record {number}"
-    head, body = memoryview(data)[:80], memoryview(data)[RECORD_HEADER.size :]
-    if length != len(body):
-        raise damaged(what, f"its body has {len(body)} bytes, the header says {length}")
-    if blake3.blake3(head[:32]).update(body).digest() != digest:
-        raise damaged(what, "its hash does not fit its content")
-    check_seal(what, key, vault, seal, head, body)
     decoder = _decoders.get(kind)
     if decoder is None:
         raise damaged(what, f"it is of the unknown kind {kind}")
@@ -84,6 +84,38 @@ def decode_record(data: bytes, key: LogKey | None) -> Record:
     if wrong:
         raise damaged(what, wrong)
     return record
+
+
+def decode_span(data: bytes, key: LogKey | None) -> Span:
+    """Read a span. Raises as `decode_record` does."""
+    kind, number, body = _open_frame("a span", data, key)
+    what = f"the span up to record {number}"
+    if kind != RECORD_SPAN:
+        raise damaged(what, f"it is of kind {kind}")
+    try:
+        span = _span.decode(body)
+    except JSON_ERRORS as error:
+        raise damaged(what, f"its body does not parse: {error}") from None
+    wrong = span_wrong(span) or (None if span.last == number else f"its body says it ends at {span.last}")
+    if wrong:
+        raise damaged(what, wrong)
+    return span
+
+
+def _open_frame(what: str, data: bytes, key: LogKey | None) -> tuple[int, int, memoryview]:
+    """(kind, number, body), everything about the frame checked."""
+    if len(data) < RECORD_HEADER.size:
+        raise damaged(what, f"it has only {len(data)} bytes")
+    magic, version, kind, required, _, length, number, digest, vault, seal = RECORD_HEADER.unpack_from(data)
+    check_version(what, magic, RECORD_MAGIC, version, required)
+    what = f"{what.removeprefix('a ')} {number}"
+    head, body = memoryview(data)[:80], memoryview(data)[RECORD_HEADER.size :]
+    if length != len(body):
+        raise damaged(what, f"its body has {len(body)} bytes, the header says {length}")
+    if blake3.blake3(head[:32]).update(body).digest() != digest:
+        raise damaged(what, "its hash does not fit its content")
+    check_seal(what, key, vault, seal, head, body)
+    return kind, number, body
 
 
 def record_hash(data: bytes) -> str:

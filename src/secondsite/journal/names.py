@@ -42,6 +42,37 @@ def segment_name(machine: MachineId, epoch: int, disk: DiskId, segment: SegmentI
     return f"{MACHINES}{machine}/segments/{epoch:08d}/{disk}/{segment}"
 
 
+def merged_prefix(machine: MachineId) -> str:
+    """Segments that merging wrote, by span."""
+    return f"{MACHINES}{machine}/merged/"
+
+
+def merged_name(machine: MachineId, span: str, disk: DiskId, segment: SegmentId) -> str:
+    """One segment that merging wrote."""
+    return f"{MACHINES}{machine}/merged/{span}/{disk}/{segment}"
+
+
+def parse_merged_name(name: str) -> str | None:
+    """The span of a merged segment's name; None when it is not one."""
+    parts = name.split("/")
+    return parts[3] if len(parts) == 6 and parts[2] == "merged" else None
+
+
+def span_id(first: int, last: int, chance: str) -> str:
+    """``0000000000000002-0000000000000130-1f2e3d4c``: the records it replaces, 8 random digits."""
+    return f"{first:016d}-{last:016d}-{chance}"
+
+
+def spans_prefix(machine: MachineId) -> str:
+    """Spans."""
+    return f"{MACHINES}{machine}/spans/"
+
+
+def span_name(machine: MachineId, span: str) -> str:
+    """One span."""
+    return f"{MACHINES}{machine}/spans/{span}"
+
+
 def parse_segment_name(name: str) -> tuple[int, DiskId, SegmentId] | None:
     """Epoch, disk and id of a segment's name; None when it is not one."""
     parts = name.split("/")

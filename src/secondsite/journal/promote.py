@@ -12,8 +12,7 @@ The order, each step safe to repeat after a crash (rule 6):
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import msgspec
@@ -26,19 +25,18 @@ from secondsite.journal.chain import Journal
 from secondsite.journal.disk_index import DiskIndex, open_disk_index
 from secondsite.journal.keys import KeyRing
 from secondsite.journal.manifest import RECORD_BYTES_MAX, record_hash
-from secondsite.journal.names import log_name, log_prefix, parse_segment_name, segments_prefix
-from secondsite.journal.state import BaseState, State
-from secondsite.journal.store import ObjectMissing
+from secondsite.journal.names import log_name
+from secondsite.journal.state import BaseState, Retired, State
+from secondsite.journal.sweep import delete_promoted, delete_retired
 from secondsite.journal.view import check_base
 from secondsite.model.extents import Extents
 from secondsite.model.ids import DiskId
-from secondsite.model.points import Point, Record
+from secondsite.model.points import Point
 
 AFTER_FLOOR = mark("promote.after-floor")
 AFTER_WRITES = mark("promote.after-writes")
 AFTER_SUMS = mark("promote.after-sums")
 AFTER_PROMOTED = mark("promote.after-promoted")
-DURING_DELETE = mark("promote.during-delete")
 
 # Opens a disk's base for writing, or makes it: (disk, its size, what the state knows of its base).
 OpenBase = Callable[[DiskId, int, BaseState | None], BaseImage]
@@ -74,7 +72,7 @@ def promote(journal: Journal, up_to: int, keys: KeyRing, open_base: OpenBase, *,
         state = _raise_floor(journal, allowed, open_base, now)
         crash_point(AFTER_FLOOR)
         _write_bases(journal, state, keys, open_base, done)
-    done.segments_deleted = delete_promoted(journal, clock=clock)
+    done.segments_deleted = delete_promoted(journal, clock=clock) + delete_retired(journal, clock=clock)
     return done
 
 
@@ -158,7 +156,18 @@ def _promoted(state: State, point: Point) -> State:
         msgspec.structs.replace(base, size_bytes=sizes.get(base.disk, base.size_bytes))
         for base in state.bases
     )
-    return msgspec.structs.replace(state, promoted=max(state.promoted, point.number), bases=bases)
+    gone = [span for span in state.spans if span.last <= point.number]
+    retired = [
+        Retired(first=span.first, last=span.last, span=span.id, generation=state.generation + 1)
+        for span in gone
+    ]
+    return msgspec.structs.replace(
+        state,
+        promoted=max(state.promoted, point.number),
+        bases=bases,
+        spans=tuple(span for span in state.spans if span not in gone),
+        retired=(*state.retired, *retired),
+    )
 
 
 def _write_disk(base: BaseImage, index: DiskIndex, done: Promoted) -> None:
@@ -186,53 +195,3 @@ def _punch(base: BaseImage, hole: tuple[int, int], done: Promoted) -> None:
     if hole[1] > hole[0]:
         base.zero(hole[0], hole[1] - hole[0])
         done.zeroed_bytes += hole[1] - hole[0]
-
-
-def delete_promoted(journal: Journal, *, clock: Clock) -> int:
-    """Step 5: segments the bases made needless, then records below the floor. Returns segments removed.
-
-    A pinned reader may use every segment younger than what the base held when it was pinned.
-    """
-    state = journal.state()
-    held_from = [pin.base_number for pin in state.pins_at(_now(clock))]
-    last = min([state.promoted, *held_from])
-    deleted = 0
-    for name, record in _kept_records(journal, last):
-        if isinstance(record, Point):
-            for segment in record.segments:
-                journal.store.delete(journal.segment_name(segment))
-                crash_point(DURING_DELETE)
-                deleted += 1
-        if record.number < state.floor:
-            journal.store.delete(name)  # the floor's own record anchors the chain
-    return deleted
-
-
-def _kept_records(journal: Journal, last: int) -> Iterator[tuple[str, Record]]:
-    """Every record up to number `last` that is still in the store, also below the floor, with its name."""
-    for name in list(journal.store.list(log_prefix(journal.machine))):
-        if name > log_name(journal.machine, last):
-            return
-        with contextlib.suppress(ObjectMissing):  # another process deletes too
-            yield name, journal.read_record(name)
-
-
-def garbage(journal: Journal) -> list[str]:
-    """Segments that may go: of an epoch before the one in force, and named by no point that counts.
-
-    Points below the floor count too while their records are kept: a promotion that was cut off writes their
-    segments into the bases, and readers pinned before it read them.
-    Segments of the epoch in force are never listed: one that no point names may be on its way to a commit.
-    """
-    head = journal.head()
-    # In this order: what is promoted between the two readings is in the second.
-    points = journal.points_after(0)
-    kept = _kept_records(journal, journal.state().promoted)
-    points += [record for _, record in kept if isinstance(record, Point)]
-    named = {journal.segment_name(segment) for point in points for segment in point.segments}
-    found = []
-    for name in journal.store.list(segments_prefix(journal.machine)):
-        parsed = parse_segment_name(name)
-        if parsed is not None and parsed[0] < head.epoch and name not in named:
-            found.append(name)
-    return found

@@ -8,9 +8,10 @@ from secondsite.base.errors import InvalidInput
 from secondsite.journal.format import SEGMENT_BYTES_MAX
 from secondsite.journal.segment_head import DISK_BYTES_MAX
 from secondsite.model.ids import disk_id, key_id, machine_id, segment_id
-from secondsite.model.points import Claim, Point, Record, SegmentRef
+from secondsite.model.points import Claim, Point, Record, SegmentRef, Span
 
 _HEX32, _HEX64 = re.compile(r"[0-9a-f]{32}\Z"), re.compile(r"[0-9a-f]{64}\Z")
+SPAN_ID = re.compile(r"\d{16}-\d{16}-[0-9a-f]{8}\Z")
 NUMBER_MAX = 10**16 - 1  # sixteen digits in its name
 EPOCH_MAX = 10**8 - 1  # eight
 NAME_CHARACTERS_MAX = 1024
@@ -55,6 +56,20 @@ def _point_wrong(point: Point) -> str | None:
     return next(filter(None, map(_segment_wrong, point.segments)), None)
 
 
+def span_wrong(span: Span) -> str | None:
+    """The first rule a span breaks, in words; None when it keeps them all."""
+    try:
+        if machine_id(span.machine) != span.machine:
+            return "its machine id is not in lower case"
+        if not 1 <= span.first <= span.last <= NUMBER_MAX:
+            return f"it replaces the records {span.first} to {span.last}"
+        if not SPAN_ID.match(span.id) or not span.id.startswith(f"{span.first:016d}-{span.last:016d}-"):
+            return "its id does not fit its numbers"
+        return next(filter(None, map(_segment_wrong, span.segments)), None)
+    except InvalidInput as error:
+        return str(error)
+
+
 def _segment_wrong(segment: SegmentRef) -> str | None:
     disk_id(segment.disk)
     segment_id(segment.id)
@@ -66,4 +81,6 @@ def _segment_wrong(segment: SegmentRef) -> str | None:
         return f"segment {segment.id} has {segment.stored_bytes} bytes"
     if not 1 <= segment.epoch <= EPOCH_MAX:
         return f"segment {segment.id} is of epoch {segment.epoch}"
+    if segment.merged is not None and not SPAN_ID.match(segment.merged):
+        return f"segment {segment.id} is of no span"
     return None

@@ -39,7 +39,7 @@ from secondsite.journal.format import (
 )
 from secondsite.journal.keys import DiskKey
 from secondsite.journal.segment_head import SegmentFooter, SegmentHead, encode_footer, encode_head
-from secondsite.journal.segment_read import SegmentReader, SegmentReport, verify_segment
+from secondsite.journal.segment_read import PackedBlock, SegmentReader, SegmentReport, verify_segment
 from secondsite.model.points import SegmentRef
 
 __all__ = [
@@ -158,6 +158,27 @@ class SegmentWriter:
                 self._rows.append((first, last - first, KIND_ZERO, 0, 0, 0, 0))
             first = last
         self.data_bytes += len(data)
+
+    @property
+    def blocks_left(self) -> int:
+        """How many blocks more it may have."""
+        return BLOCKS_MAX - len(self._rows)
+
+    def add_packed(self, block: PackedBlock, digests: Digests) -> None:
+        """Add a block of another segment of the same data key as it is, without packing it again."""
+        assert self.has_room(block.length), "the caller asks has_room() first"
+        number = len(self._rows)
+        position, stored = self._length, len(block.payload) + TAG_BYTES
+        aad = BLOCK_AAD.pack(
+            self._machine, self._segment, number, block.offset, block.length, block.kind, self._disk
+        )
+        self._seal.encrypt_into(NONCE.pack(NONCE_BLOCK, number), block.payload, aad, self._room(stored))
+        self._rows.append(
+            (block.offset, block.length, block.kind, position, stored, len(digests), block.checksum)
+        )
+        self._digests.append(digests)
+        self.data_bytes += block.length
+        self.held_bytes += block.length
 
     def add_zeros(self, offset: int, length: int) -> None:
         """Record that a range reads as zeros; costs nothing but a row for each 64 KiB at most."""

@@ -60,6 +60,17 @@ def _decompress(data: bytes, length: int, what: str) -> bytes:
     return plain
 
 
+@dataclass(frozen=True)
+class PackedBlock:
+    """A block as its segment keeps it, beneath the seal."""
+
+    offset: int
+    length: int
+    kind: int  # KIND_STORED or KIND_ZSTD
+    payload: bytes
+    checksum: int  # of the guest bytes
+
+
 class SegmentReader:
     """One segment, read as needed. Thread-safe after `index` was read once.
 
@@ -84,6 +95,7 @@ class SegmentReader:
             self._seal = AESGCM(key.segment_key(salt))
         self._footer: SegmentFooter | None = None
         self._tables: tuple[BlockIndex, Digests] | None = None
+        self._digest_ends: NDArray[np.int64] | None = None
 
     @property
     def footer(self) -> SegmentFooter:
@@ -105,16 +117,32 @@ class SegmentReader:
     def read_block(self, number: int) -> bytes:
         """The guest bytes of one block."""
         row = self.index[number]
-        length, kind = int(row["length"]), int(row["kind"])
-        if kind == KIND_ZERO:
-            return bytes(length)
-        offset, stored = int(row["offset"]), int(row["stored_length"])
-        aad = BLOCK_AAD.pack(*self._bound(), number, offset, length, kind, self.head.disk.encode())
-        payload = self._open(NONCE_BLOCK, number, self._read(int(row["position"]), stored), aad)
-        data = _decompress(payload, length, self._what) if kind == KIND_ZSTD else payload
-        if len(data) != length or checksum(data) != int(row["checksum"]):
+        if int(row["kind"]) == KIND_ZERO:
+            return bytes(int(row["length"]))
+        block = self.read_packed(number)
+        data = block.payload
+        if block.kind == KIND_ZSTD:
+            data = _decompress(block.payload, block.length, self._what)
+        if len(data) != block.length or checksum(data) != block.checksum:
             raise damaged(self._what, f"the content of block {number} does not fit its checksum")
         return data
+
+    def read_packed(self, number: int) -> PackedBlock:
+        """One block that is not zeros, its seal opened and checked, still compressed where it was."""
+        row = self.index[number]
+        offset, length, kind = int(row["offset"]), int(row["length"]), int(row["kind"])
+        assert kind != KIND_ZERO, "zeros have no payload"
+        aad = BLOCK_AAD.pack(*self._bound(), number, offset, length, kind, self.head.disk.encode())
+        sealed = self._read(int(row["position"]), int(row["stored_length"]))
+        payload = self._open(NONCE_BLOCK, number, sealed, aad)
+        return PackedBlock(offset, length, kind, payload, int(row["checksum"]))
+
+    def block_digests(self, number: int) -> Digests:
+        """The rows of one block; shape (n, 2), none for zeros."""
+        if self._digest_ends is None:
+            self._digest_ends = np.cumsum(self.index["digests"], dtype=np.int64)
+        end = int(self._digest_ends[number])
+        return self.digests()[end - int(self.index["digests"][number]) : end]
 
     def _bound(self) -> tuple[bytes, bytes]:
         return uuid.UUID(self.head.machine).bytes, bytes.fromhex(self.head.id)

@@ -28,6 +28,8 @@ from secondsite.model.ids import DiskId, MachineId
 MAGIC = b"SSITEST1"
 VERSION = 1
 HEADER = struct.Struct("<8sHHI32s16s32s")
+# Required once there are spans: who does not know them would take the records they replaced for lost.
+FLAG_SPANS = 1
 # Thousands of pins and disks fit; more means a damaged length.
 STATE_BYTES_MAX = 4 * 1024 * 1024
 PINS_MAX = 1024
@@ -76,6 +78,28 @@ class Pin(msgspec.Struct, frozen=True, kw_only=True):
     until: str | None = None  # RFC 3339 UTC, after which it no longer counts; None: until it is taken away
     # what the base held when the pin was made: its readers may use every segment after that
     base_number: int = 0
+    # of the state that made it: its readers may use whatever any state since then named
+    generation: int = 0
+
+
+class SpanRef(msgspec.Struct, frozen=True, kw_only=True):
+    """A span in force: its records are read as the point `last` with the span's segments."""
+
+    id: str
+    first: int
+    last: int
+    previous_hash: str  # of the record before `first`
+    hash: str  # of the record `last`
+    object_hash: str  # blake3 of the span's object
+
+
+class Retired(msgspec.Struct, frozen=True, kw_only=True):
+    """What no reader since `generation` uses: to be deleted once the older readers' pins are gone."""
+
+    first: int
+    last: int
+    span: str | None = None  # the span's id; None: the segments the records `first` to `last` name themselves
+    generation: int
 
 
 class BaseState(msgspec.Struct, frozen=True, kw_only=True):
@@ -98,6 +122,9 @@ class State(msgspec.Struct, frozen=True, kw_only=True):
     promoted: int = 0  # the bases hold every change up to this point, synced; below `floor`: being promoted
     pins: tuple[Pin, ...] = ()
     bases: tuple[BaseState, ...] = ()
+    spans: tuple[SpanRef, ...] = ()  # ascending, disjoint
+    retired: tuple[Retired, ...] = ()
+    merging: str = ""  # the span being written, if any: what lies under another unknown id is garbage
 
     def base(self, disk: DiskId) -> BaseState | None:
         """The disk's base, None when it has none."""
@@ -107,12 +134,22 @@ class State(msgspec.Struct, frozen=True, kw_only=True):
         """Pins that count at `now` (RFC 3339 UTC)."""
         return tuple(p for p in self.pins if p.until is None or p.until > now)
 
+    def span_around(self, number: int) -> SpanRef | None:
+        """The span that replaced the record `number`, which is not its last one."""
+        return next((s for s in self.spans if s.first <= number < s.last), None)
+
+    @property
+    def kept(self) -> frozenset[int]:
+        """Records that must stay although what they name themselves may be gone."""
+        return frozenset([self.promoted, self.floor, *(span.last for span in self.spans)])
+
 
 def encode_state(state: State, key: LogKey | None) -> bytes:
     """The record's bytes, sealed with the machine's log key; without a key not sealed."""
     body = msgspec.json.encode(state)
     digest = blake3.blake3(body).digest()
-    head = HEADER.pack(MAGIC, VERSION, 0, len(body), digest, sealed_with(key), bytes(32))[:-32]
+    flags = FLAG_SPANS if state.spans or state.retired else 0
+    head = HEADER.pack(MAGIC, VERSION, flags, len(body), digest, sealed_with(key), bytes(32))[:-32]
     return head + (key.seal(head, body) if key is not None else bytes(32)) + body
 
 
@@ -124,7 +161,7 @@ def decode_state(name: str, data: bytes, key: LogKey | None) -> State:
     body = data[HEADER.size :]
     if magic != MAGIC:
         raise StateDamaged(name=name, why="it is not a state record")
-    if version != VERSION or flags:
+    if version != VERSION or flags & ~FLAG_SPANS:
         raise StateDamaged(name=name, why=f"its version is {version}, its flags are {flags:#x}")
     if len(body) != length or blake3.blake3(body).digest() != digest:
         raise StateDamaged(name=name, why="its checksum does not match")

@@ -17,8 +17,8 @@ class Consistency(enum.Enum):
     APPLICATION = "ApplicationConsistent"
 
 
-class SegmentRef(msgspec.Struct, frozen=True, kw_only=True):
-    """A segment as a manifest names it."""
+class SegmentRef(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """A segment as a manifest or a span names it."""
 
     disk: DiskId
     id: SegmentId
@@ -26,6 +26,7 @@ class SegmentRef(msgspec.Struct, frozen=True, kw_only=True):
     stored_bytes: int  # the object's size
     data_bytes: int  # guest bytes it describes, zeros included
     hash: str  # blake3 of the whole object, 64 hexadecimal digits
+    merged: str | None = None  # the span whose merge wrote it; None: it came from the source
 
 
 class DiskState(msgspec.Struct, frozen=True, kw_only=True):
@@ -82,6 +83,18 @@ class Claim(msgspec.Struct, frozen=True, kw_only=True):
     reason: str  # first copy, resync, failover, reversal, roll-back
     nonce: str
     claimed_at: str
+
+
+class Span(msgspec.Struct, frozen=True, kw_only=True):
+    """What stands for the changes of all points from `first` to `last` once only `last` is kept."""
+
+    machine: MachineId
+    id: str  # `journal.names.span_id`
+    first: int  # the number after the point listed before
+    last: int  # the point that stays
+    segments: tuple[SegmentRef, ...]  # in writing order: later ones win
+    points: int  # how many points it was made of, `last` included
+    made_at: str
 
 
 Record = Point | Claim
