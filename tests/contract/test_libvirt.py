@@ -18,9 +18,14 @@ import pytest
 from secondsite.base.clock import SystemClock
 from secondsite.base.units import MIB
 from secondsite.fabrics.base import Quiesce, RecoverySpec
-from secondsite.fabrics.errors import RecoveryFailed, SourceBusy, TrackingLost, Unprotectable
+from secondsite.fabrics.errors import (
+    HypervisorUnreachable,
+    RecoveryFailed,
+    SourceBusy,
+    TrackingLost,
+    Unprotectable,
+)
 from secondsite.fabrics.libvirt import checkpoints, domxml
-from secondsite.fabrics.libvirt.errors import HypervisorUnreachable
 from secondsite.fabrics.libvirt.fabric import LibvirtFabric
 from secondsite.fabrics.libvirt.source import LibvirtSource
 from secondsite.lab import processes

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Mapping as MappingOf
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Protocol
 
 from secondsite.model.extents import Extents
 from secondsite.model.ids import DiskId, MachineId
-from secondsite.model.machines import Definition, Host, Machine, Mapping, Network, Pool
+from secondsite.model.machines import Definition, Host, Machine, Mapping, Network, Pool, PowerState
 from secondsite.model.points import Consistency
 
 
@@ -51,10 +52,21 @@ class DiskCapture(Protocol):
     def size_bytes(self) -> int:
         """Its size at the instant."""
 
-    def changed(self) -> Extents:
-        """What changed since the earlier checkpoint; without one, everything that is allocated.
+    @property
+    def location(self) -> str:
+        """Where its image lies now, in the fabric's own words; another one after a snapshot or a merge."""
 
-        Bytes outside are unchanged (or, without an earlier checkpoint, read as zero).
+    @property
+    def untracked(self) -> str:
+        """Why what changed on it since the earlier checkpoint is not known; empty when it is known.
+
+        A disk that was added since, or whose image was exchanged; never said without a checkpoint.
+        """
+
+    def changed(self) -> Extents:
+        """What changed since the earlier checkpoint; without one or untracked, everything allocated.
+
+        Bytes outside are unchanged (or, where everything allocated was given, read as zero).
         """
 
     def read(self, ranges: Iterable[tuple[int, int]]) -> Iterator[tuple[int, memoryview]]:
@@ -73,7 +85,11 @@ class Capture(AbstractContextManager["Capture"], Protocol):
 
     @property
     def disks(self) -> Sequence[DiskCapture]:
-        """Every protected disk, in the machine's order."""
+        """Every protected disk the machine has at the instant, in its order."""
+
+    @property
+    def left_out(self) -> MappingOf[DiskId, str]:
+        """Disks that are not part of it although they were asked for, with the reason why they cannot be."""
 
     def close(self) -> None:
         """End the job at the host; may be called twice."""
@@ -98,10 +114,28 @@ class Source(Protocol):
         since: the checkpoint to count changes from, None: everything that is allocated.
         checkpoint: a name to remember this instant by, None: not remembered (slices of a first copy).
 
+        A disk the machine does not have any more is left out; one it has got is part of it, untracked.
+
         Raises:
-            TrackingLost: `since` is not usable any more (never made, or the host lost its bitmap).
+            TrackingLost: `since` is not usable any more for any disk (never made, or the host lost it).
             SourceBusy: the host holds another job on the machine; try again later.
+            SourceGone: the machine or its host does not answer; SourceOff: it is shut off.
+        """
+
+    def power(self) -> PowerState:
+        """Whether it runs now. Cheap, and to be asked often while it is off.
+
+        What is written to its images by others meanwhile is noticed here, and their tracking is not believed.
+
+        Raises:
             SourceGone: the machine or its host does not answer.
+        """
+
+    def recall(self, checkpoint: str) -> bool:
+        """Find a checkpoint again that the host lists no more while its tracking is still there.
+
+        As after a machine was defined again, or came back from another host. False when there is nothing to
+        find; True when `checkpoint` is listed again and counts what changed since.
         """
 
     def forget(self, checkpoint: str) -> None:
@@ -171,7 +205,7 @@ class Fabric(Protocol):
         """Its storage pools."""
 
     def open_source(self, machine: MachineId, disks: Sequence[DiskId] | None = None) -> Source:
-        """Take a machine under protection (all disks, or those named).
+        """Take a machine under protection (all disks, also those it gets later, or those named).
 
         Raises:
             MachineUnknown: no machine has this id.

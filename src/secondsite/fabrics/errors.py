@@ -25,14 +25,45 @@ class Unprotectable(SecondsiteError):
     action = "Change the machine as named, or leave the disk out with --disk; nothing was changed."
 
 
-class TrackingLost(SecondsiteError):
-    """The earlier instant is not usable any more."""
+_COMPARED = "None: everything is compared again and only differences are sent; older points stay valid."
 
-    code = "fabric.tracking-lost"
+
+class TrackingLost(SecondsiteError):
+    """What changed since the earlier instant is not known, for no disk."""
+
+    code = "tracking.lost"
     outcome = Outcome.UNAVAILABLE
     happened = "{machine} no longer knows what changed since {checkpoint}: {why}."
-    cause = "The hypervisor process ended without storing its bitmap, or the checkpoint was removed."
-    action = "None: everything is compared again and only differences are sent; older points stay valid."
+    cause = "The hypervisor dropped its record of changes; its own words are above."
+    action = _COMPARED
+
+
+class CheckpointUnknown(TrackingLost):
+    """The host has neither the checkpoint nor its bitmaps."""
+
+    code = "tracking.checkpoint-unknown"
+    cause = "The checkpoint was deleted, or the machine was defined anew on other images."
+
+
+class BitmapLost(TrackingLost):
+    """The host lists the checkpoint, its bitmaps are broken or gone."""
+
+    code = "tracking.bitmap-lost"
+    cause = "The hypervisor process was killed before it stored its bitmaps, or the images were exchanged."
+
+
+class ContentReverted(TrackingLost):
+    """The disks went back to an earlier state, of which bitmaps know nothing."""
+
+    code = "tracking.reverted"
+    cause = "A person went back to a snapshot of the machine."
+
+
+class ChangedWhileOff(TrackingLost):
+    """The images were written to while the machine was off."""
+
+    code = "tracking.changed-while-off"
+    cause = "A person or a program worked on the images, or put others in their place."
 
 
 class SourceBusy(SecondsiteError):
@@ -53,6 +84,37 @@ class SourceGone(SecondsiteError):
     happened = "{machine} cannot be reached: {why}."
     cause = "The machine was shut off or its hypervisor's daemon is down."
     action = "Start the machine or the daemon; replication continues by itself."
+
+
+class SourceOff(SourceGone):
+    """The machine is shut off: nothing of its disks changes, and what tracks them is kept."""
+
+    code = "fabric.source-off"
+    happened = "{machine} is off: {why}."
+    cause = "Somebody shut it down, or it ended by itself."
+    action = "None: once it is started again, replication goes on from where it was."
+
+
+class SourceMoved(SourceGone):
+    """The machine is not at this host any more."""
+
+    code = "fabric.source-moved"
+    happened = "{machine} is not at this host any more: {why}."
+    cause = "It was migrated to another host, or removed."
+    action = (
+        "Protect it from the gateway of the host it is on; if it comes back here, replication continues by "
+        "itself. Its points stay."
+    )
+
+
+class HypervisorUnreachable(SecondsiteError):
+    """The hypervisor's daemon does not answer."""
+
+    code = "fabric.hypervisor-unreachable"
+    outcome = Outcome.UNAVAILABLE
+    happened = "The hypervisor at {uri} does not answer: {why}."
+    cause = "libvirtd is stopped, or this user may not use its socket."
+    action = "Check `virsh -c {uri} version` as the same user; the connection is made again by itself."
 
 
 class RecoveryFailed(SecondsiteError):

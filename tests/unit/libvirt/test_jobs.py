@@ -20,7 +20,7 @@ PLACES = Places(Path("/scratch"), Path("/run/secondsite"))
 
 
 def test_a_first_copy_names_every_disk_and_asks_for_no_bitmap() -> None:
-    root = domxml.parse(jobs.backup_xml(PLACES, MACHINE, ["vda", "vdb"], ["vda", "vdb", "sda"], None))
+    root = domxml.parse(jobs.backup_xml(PLACES, MACHINE, ["vda", "vdb"], ["vda", "vdb", "sda"], since=None))
     assert root.get("mode") == "pull"
     assert root.find("incremental") is None
     assert root.find("server").get("socket") == str(PLACES.backup_socket(MACHINE))  # type: ignore[union-attr]
@@ -33,7 +33,7 @@ def test_a_first_copy_names_every_disk_and_asks_for_no_bitmap() -> None:
 
 
 def test_an_increment_names_its_checkpoint_and_our_bitmap() -> None:
-    root = domxml.parse(jobs.backup_xml(PLACES, MACHINE, ["vda"], ["vda"], "7"))
+    root = domxml.parse(jobs.backup_xml(PLACES, MACHINE, ["vda"], ["vda"], since="7"))
     assert root.findtext("incremental") == "secondsite-7"
     assert [disk.get("exportbitmap") for disk in root.findall("disks/disk")] == [jobs.BITMAP]
 

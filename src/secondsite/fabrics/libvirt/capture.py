@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import datetime
 from types import TracebackType
 from typing import Any
@@ -29,6 +30,15 @@ JOB_SECONDS_MAX = 120.0
 RENEW_SECONDS = JOB_SECONDS_MAX / 6
 
 
+@dataclass(frozen=True)
+class Fixed:
+    """One disk as the job was begun with it."""
+
+    dev: DiskId
+    path: str  # its image
+    untracked: str = ""  # why it is given whole although the others are counted from a checkpoint
+
+
 def stamp(moment: datetime) -> str:
     """RFC 3339 UTC with microseconds."""
     return moment.strftime("%Y-%m-%dT%H:%M:%S.%fZ")
@@ -37,29 +47,40 @@ def stamp(moment: datetime) -> str:
 class LibvirtDiskCapture(DiskCapture):
     """One disk's export. Its connection is opened at first use; for one thread at a time."""
 
-    def __init__(self, owner: LibvirtCapture, dev: str) -> None:
+    def __init__(self, owner: LibvirtCapture, fixed: Fixed) -> None:
         self._owner = owner
-        self._dev = dev
+        self._fixed = fixed
+        self._dev = fixed.dev
+        self._incremental = owner.since is not None and not fixed.untracked
+        # The bitmap is named after the export unless we name it (exportbitmap), which we do.
+        self._context = f"qemu:dirty-bitmap:{jobs.BITMAP}" if self._incremental else "base:allocation"
         self._client: NbdClient | None = None
 
     @property
     def id(self) -> DiskId:
         """The disk's name on its machine."""
-        return DiskId(self._dev)
+        return self._dev
 
     @property
     def size_bytes(self) -> int:
         """Its size at the instant."""
         return self._connected().size_bytes
 
+    @property
+    def location(self) -> str:
+        """See `DiskCapture.location`."""
+        return self._fixed.path
+
+    @property
+    def untracked(self) -> str:
+        """See `DiskCapture.untracked`."""
+        return self._fixed.untracked
+
     def changed(self) -> Extents:
         """See `DiskCapture.changed`."""
         with self._owner.reading():
-            client = self._connected()
-            extents = client.map(self._owner.context)
-            if self._owner.since is None:
-                return extents.lacking(wire.STATE_ZERO)
-            return extents.having(wire.DIRTY)
+            extents = self._connected().map(self._context)
+            return extents.having(wire.DIRTY) if self._incremental else extents.lacking(wire.STATE_ZERO)
 
     def read(self, ranges: Iterable[tuple[int, int]]) -> Iterator[tuple[int, memoryview]]:
         """See `DiskCapture.read`."""
@@ -73,7 +94,7 @@ class LibvirtDiskCapture(DiskCapture):
             with self._owner.reading():
                 socket = str(self._owner.places.backup_socket(self._owner.machine))
                 # Only one context: with base:allocation beside a bitmap QEMU took 32 to 55 ms, not 0.2.
-                self._client = NbdClient.connect_unix(socket, self._dev, (self._owner.context,))
+                self._client = NbdClient.connect_unix(socket, self._dev, (self._context,))
         return self._client
 
     def close(self) -> None:
@@ -93,7 +114,8 @@ class LibvirtCapture(Capture):
         domain: Any,
         machine: MachineId,
         name: str,
-        devs: Sequence[str],
+        disks: Sequence[Fixed],
+        left_out: Mapping[DiskId, str],
         since: str | None,
         instant: Instant,
         lease: Lease,
@@ -103,14 +125,13 @@ class LibvirtCapture(Capture):
         self.machine = machine
         self.since = since
         self.places = places
-        # The bitmap is named after the export unless we name it (exportbitmap), which we do.
-        self.context = f"qemu:dirty-bitmap:{jobs.BITMAP}" if since is not None else "base:allocation"
+        self._left_out = dict(left_out)
         self._domain = domain
         self._name = name
         self._instant = instant
         self._lease = lease
         self._clock = clock
-        self._disks = [LibvirtDiskCapture(self, dev) for dev in devs]
+        self._disks = [LibvirtDiskCapture(self, disk) for disk in disks]
         self._renewed_at = clock.monotonic()
         self._closed = False
 
@@ -121,8 +142,13 @@ class LibvirtCapture(Capture):
 
     @property
     def disks(self) -> Sequence[DiskCapture]:
-        """Every protected disk, in the machine's order."""
+        """See `Capture.disks`."""
         return self._disks
+
+    @property
+    def left_out(self) -> Mapping[DiskId, str]:
+        """See `Capture.left_out`."""
+        return self._left_out
 
     @property
     def closed(self) -> bool:

@@ -25,6 +25,13 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}\Z")
 # qemu-img changes a few clusters of an image's header; a merge reads two bitmaps of 2 MiB a TiB.
 _OFFLINE_SECONDS_MAX = 60
 
+# Refusals that say nothing about bitmaps: the daemon or the machine is occupied, or the daemon is gone.
+_DAEMON_CODES = {
+    libvirt.VIR_ERR_OPERATION_TIMEOUT,
+    libvirt.VIR_ERR_RESOURCE_BUSY,
+    libvirt.VIR_ERR_RPC,
+}
+
 
 class _Bitmap(msgspec.Struct):
     name: str
@@ -72,6 +79,38 @@ def xml(name: str, devs: Sequence[str], all_devs: Iterable[str], note: str) -> s
     return ET.tostring(root, encoding="unicode")
 
 
+def covered(domain: Any, name: str) -> set[str]:
+    """The disks that have a bitmap of a checkpoint, by libvirt's record of it."""
+    checkpoint = domain.checkpointLookupByName(full_name(name))
+    disks = domxml.parse(checkpoint.getXMLDesc(0)).findall("disks/disk")
+    return {disk.get("name", "") for disk in disks if disk.get("checkpoint") == "bitmap"}
+
+
+def recall(domain: Any, name: str, devs: Sequence[str], all_devs: Iterable[str], *, created: int) -> bool:
+    """Have libvirt list a checkpoint again whose bitmaps the images still hold; False when they do not.
+
+    created: seconds since 1970 that libvirt orders checkpoints without a parent by.
+    """
+    root = domxml.parse(xml(name, devs, all_devs, "secondsite recalled"))
+    for disk in root.iter("disk"):
+        if disk.get("checkpoint") == "bitmap":
+            disk.set("bitmap", full_name(name))
+    ET.SubElement(root, "creationTime").text = str(created)
+    known = listed(domain)
+    if known:
+        ET.SubElement(ET.SubElement(root, "parent"), "name").text = full_name(known[-1])
+    flags = (
+        libvirt.VIR_DOMAIN_CHECKPOINT_CREATE_REDEFINE | libvirt.VIR_DOMAIN_CHECKPOINT_CREATE_REDEFINE_VALIDATE
+    )
+    try:
+        domain.checkpointCreateXML(ET.tostring(root, encoding="unicode"), flags)
+    except libvirt.libvirtError as error:
+        if error.get_error_code() in _DAEMON_CODES:
+            raise
+        return False
+    return True
+
+
 def note(domain: Any, name: str) -> str:
     """What was written down with a checkpoint; empty when there is nothing."""
     checkpoint = domain.checkpointLookupByName(full_name(name))
@@ -96,11 +135,7 @@ def delete(domain: Any, name: str, images: Iterable[str]) -> None:
     try:
         checkpoint.delete(0)
     except libvirt.libvirtError as error:
-        if error.get_error_code() in {
-            libvirt.VIR_ERR_OPERATION_TIMEOUT,
-            libvirt.VIR_ERR_RESOURCE_BUSY,
-            libvirt.VIR_ERR_RPC,
-        }:
+        if error.get_error_code() in _DAEMON_CODES:
             raise
         # The bitmap is not there (QEMU was killed before it stored it): only libvirt's record is left.
         checkpoint.delete(libvirt.VIR_DOMAIN_CHECKPOINT_DELETE_METADATA_ONLY)

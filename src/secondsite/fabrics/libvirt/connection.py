@@ -8,7 +8,8 @@ from typing import Any
 
 import libvirt
 
-from secondsite.fabrics.libvirt.errors import HypervisorUnreachable, words
+from secondsite.fabrics.errors import HypervisorUnreachable
+from secondsite.fabrics.libvirt.errors import words
 
 # A daemon that answers nothing for 5 x 5 s is taken for dead; local sockets answer in milliseconds.
 KEEPALIVE_SECONDS = 5

@@ -11,17 +11,7 @@ from collections.abc import Iterator
 import libvirt
 
 from secondsite.base.errors import Outcome, SecondsiteError
-from secondsite.fabrics.errors import MachineUnknown, SourceBusy, SourceGone
-
-
-class HypervisorUnreachable(SecondsiteError):
-    """The libvirt daemon does not answer."""
-
-    code = "fabric.hypervisor-unreachable"
-    outcome = Outcome.UNAVAILABLE
-    happened = "The hypervisor at {uri} does not answer: {why}."
-    cause = "libvirtd is stopped, or this user may not use its socket."
-    action = "Check `virsh -c {uri} version` as the same user; the connection is made again by itself."
+from secondsite.fabrics.errors import HypervisorUnreachable, SourceBusy, SourceGone, SourceMoved
 
 
 class HypervisorRefused(SecondsiteError):
@@ -84,7 +74,7 @@ def translate(error: libvirt.libvirtError, *, machine: str | None, what: str) ->
     """The operator's error for libvirt's; `what` completes "refused to ..."."""
     code = error.get_error_code()
     if code == libvirt.VIR_ERR_NO_DOMAIN and machine is not None:
-        return MachineUnknown(machine=machine, host="this host")
+        return SourceMoved(machine=machine, why="the hypervisor knows no machine of its identity")
     if machine is not None and code in _BUSY:
         return SourceBusy(machine=machine, why=words(error))
     if connection_lost(error):

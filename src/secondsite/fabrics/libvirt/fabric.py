@@ -110,7 +110,7 @@ class LibvirtFabric(Fabric):
         if reasons:
             raise Unprotectable(machine=described.name, reasons="; ".join(reasons))
         hands = Hands(self._connection, self._places, self._guard, self._clock, self._events)
-        return LibvirtSource(hands, machine, described.name, [disk.id for disk in described.disks])
+        return LibvirtSource(hands, machine, described.name, disks)
 
     def _find(self, connection: Any, machine: MachineId) -> inventory.Found:
         try:

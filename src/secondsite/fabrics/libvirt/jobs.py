@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 from xml.etree import ElementTree as ET
 
@@ -21,9 +21,18 @@ END_SECONDS_MAX = 30.0
 
 
 def backup_xml(
-    places: Places, machine: MachineId, devs: Sequence[str], all_devs: Sequence[str], since: str | None
+    places: Places,
+    machine: MachineId,
+    devs: Sequence[str],
+    all_devs: Sequence[str],
+    *,
+    since: str | None,
+    untracked: Collection[str] = (),
 ) -> str:
-    """A `<domainbackup>` in pull mode over exactly `devs`, on our socket, with our scratch files."""
+    """A `<domainbackup>` in pull mode over exactly `devs`, on our socket, with our scratch files.
+
+    untracked: disks to be given whole although the others are counted from `since`.
+    """
     root = ET.Element("domainbackup", mode="pull")
     if since is not None:
         ET.SubElement(root, "incremental").text = full_name(since)
@@ -34,7 +43,9 @@ def backup_xml(
             ET.SubElement(disks, "disk", name=dev, backup="no")
             continue
         disk = ET.SubElement(disks, "disk", name=dev, backup="yes", type="file", exportname=dev)
-        if since is not None:
+        if since is not None and dev in untracked:
+            disk.set("backupmode", "full")
+        elif since is not None:
             disk.set("exportbitmap", BITMAP)
         ET.SubElement(disk, "scratch", file=str(places.scratch_file(machine, dev)))
     return ET.tostring(root, encoding="unicode")

@@ -24,8 +24,8 @@ _NIC_KINDS = {
 }
 
 
-def disk_reasons(disk: DomainDisk, users: Mapping[str, Iterable[str]] | None = None) -> list[str]:
-    """Why this disk cannot be copied; `users`: image path -> names of other machines that use it."""
+def lasting_reasons(disk: DomainDisk) -> list[str]:
+    """Why this disk cannot be followed by bitmaps as long as it is as it is."""
     name = f"disk {disk.dev}"
     reasons = []
     if disk.device == "lun":
@@ -38,6 +38,19 @@ def disk_reasons(disk: DomainDisk, users: Mapping[str, Iterable[str]] | None = N
         reasons.append(f"{name} is shared with other machines (shareable)")
     if disk.transient:
         reasons.append(f"{name} is transient: what is written to it is thrown away at shut-off")
+    if disk.kind in _KINDS and disk.format != "qcow2":
+        # QEMU stores persistent bitmaps in qcow2 only; libvirt refuses a checkpoint on anything else.
+        reasons.append(
+            f"{name} is {disk.format}: changes can be followed across restarts in qcow2 only "
+            f"(`qemu-img convert -O qcow2`, or leave it out with --disk)"
+        )
+    return reasons
+
+
+def disk_reasons(disk: DomainDisk, users: Mapping[str, Iterable[str]] | None = None) -> list[str]:
+    """Why this disk cannot be copied; `users`: image path -> names of other machines that use it."""
+    name = f"disk {disk.dev}"
+    reasons = lasting_reasons(disk)
     if disk.reports_errors:
         # While a job is open a write needs room in scratch, too; a guest that stops goes on when there is.
         reasons.append(
@@ -45,12 +58,6 @@ def disk_reasons(disk: DomainDisk, users: Mapping[str, Iterable[str]] | None = N
         )
     if disk.mirrored:
         reasons.append(f"{name} is being moved by a block copy; wait for it to end")
-    if disk.kind in _KINDS and disk.format != "qcow2":
-        # QEMU stores persistent bitmaps in qcow2 only; libvirt refuses a checkpoint on anything else.
-        reasons.append(
-            f"{name} is {disk.format}: changes can be followed across restarts in qcow2 only "
-            f"(`qemu-img convert -O qcow2`, or leave it out with --disk)"
-        )
     others = sorted((users or {}).get(disk.path or "", ()))
     if others:
         reasons.append(f"{name} is also used by {', '.join(others)}")

@@ -10,8 +10,11 @@ image changed while off by tools that know nothing of bitmaps) is what the rolli
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import libvirt
 
+from secondsite.fabrics.errors import CheckpointUnknown, ContentReverted
 from secondsite.fabrics.libvirt import checkpoints, domxml
 from secondsite.fabrics.libvirt.inventory import Found
 
@@ -52,10 +55,16 @@ def _has_internal_snapshots(found: Found) -> bool:
     return False
 
 
-def why_lost(found: Found, since: str) -> str | None:
-    """Why changes since the checkpoint are not known, as far as can be seen before asking; None: they are."""
+def check(found: Found, name: str, since: str) -> None:
+    """Raise a TrackingLost if changes since the checkpoint are known to be unknown, before asking."""
     if since not in checkpoints.listed(found.domain):
-        return "there is no such checkpoint"
+        raise CheckpointUnknown(machine=name, checkpoint=since, why="there is no such checkpoint")
+    why = _reverted(found, since)
+    if why:
+        raise ContentReverted(machine=name, checkpoint=since, why=why)
+
+
+def _reverted(found: Found, since: str) -> str | None:
     if checkpoints.note(found.domain, since) == note(found):
         return None  # the same run: libvirt starts another QEMU for every revert
     state, reason = found.domain.state()
@@ -73,3 +82,9 @@ def says_lost(error: libvirt.libvirtError) -> bool:
         return True
     text = str(error.get_error_message() or "").lower()
     return code in _MAYBE_CODES and ("bitmap" in text or "checkpoint" in text)
+
+
+def disk_named(text: str, devs: Iterable[str]) -> str | None:
+    """The disk whose bitmap libvirt misses: it names it, in quotes, in whatever language."""
+    named = [dev for dev in devs if f"'{dev}'" in text]
+    return named[0] if len(named) == 1 else None
