@@ -105,7 +105,7 @@ def merge(
         Cancelled. ObjectDamaged and what the store raises: nothing was changed, repeat it.
     """
     state = journal.state()
-    points, previous_hash = _range(journal, state, after, last)
+    points, hashes = _range(journal, state, after, last)
     first = after + 1
     span = span_id(first, last, secrets.token_hex(4))
     journal.update_state(lambda now: _intend(now, span, after, last, clock))
@@ -125,7 +125,7 @@ def merge(
             points=len(points),
             made_at=_now(clock),
         )
-        _put_span(journal, made, previous_hash, clock)
+        _put_span(journal, made, hashes, clock)
     except (NotMergeable, Cancelled):
         journal.update_state(lambda now: _give_up(now, span))
         raise
@@ -133,7 +133,7 @@ def merge(
     return done
 
 
-def _put_span(journal: Journal, span: Span, previous_hash: str, clock: Clock) -> None:
+def _put_span(journal: Journal, span: Span, hashes: tuple[str, str], clock: Clock) -> None:
     """Steps 2 (its end) and 3."""
     data = encode_span(span, journal.log_key)
     journal.store.put(span_name(journal.machine, span.id), data)
@@ -142,11 +142,16 @@ def _put_span(journal: Journal, span: Span, previous_hash: str, clock: Clock) ->
         id=span.id,
         first=span.first,
         last=span.last,
-        previous_hash=previous_hash,
-        hash=journal.record_hash(span.last),
+        previous_hash=hashes[0],
+        hash=hashes[1],
         object_hash=record_hash(data),
     )
     journal.update_state(lambda now: _take_in(now, ref, clock))
+
+
+def abandon(journal: Journal) -> None:
+    """Forget a merge that was cut off: what it wrote is garbage from now on. A living one gives up later."""
+    journal.update_state(lambda now: msgspec.structs.replace(now, merging="") if now.merging else now)
 
 
 def _give_up(state: State, span: str) -> State:
@@ -157,18 +162,18 @@ def _now(clock: Clock) -> str:
     return clock.utc().isoformat(timespec="microseconds")
 
 
-def _range(journal: Journal, state: State, after: int, last: int) -> tuple[list[Point], str]:
-    """The points to merge, and the hash of the record before them."""
+def _range(journal: Journal, state: State, after: int, last: int) -> tuple[list[Point], tuple[str, str]]:
+    """The points to merge, and the hashes of the record before them and of the last one."""
     if after < state.promoted or after < state.floor:
         raise NotMergeable(f"point {after} is being promoted")
     try:
-        previous_hash = journal.record_hash(after) if after else ZERO_HASH
+        hashes = (journal.record_hash(after) if after else ZERO_HASH, journal.record_hash(last))
     except PointUnknown:
-        raise NotMergeable(f"there is no point {after}") from None
+        raise NotMergeable(f"there is no point {after}, or no point {last}") from None
     points = [point for point in journal.points_after(after) if point.number <= last]
     if len(points) < 2 or points[-1].number != last:
         raise NotMergeable(f"between {after} and {last} there is nothing to merge")
-    return points, previous_hash
+    return points, hashes
 
 
 def _in_the_way(state: State, after: int, last: int, clock: Clock) -> str | None:

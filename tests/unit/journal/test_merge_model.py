@@ -12,8 +12,9 @@ from collections.abc import Iterator
 import pytest
 
 from secondsite.journal import merge as merging
+from secondsite.journal.names import log_prefix, merged_prefix, segments_prefix, spans_prefix
 from secondsite.journal.sweep import delete_retired, garbage
-from support.journal_model import DISKS, SUB, PowerCut, Replica
+from support.journal_model import DISKS, MACHINE, SUB, PowerCut, Replica
 
 SIZES = [SUB * 20 - 512, SUB * 32, SUB * 64 + 512, SUB * 80 + 1536]
 STEPS = 70
@@ -54,6 +55,23 @@ class Life:
             getattr(self, name)()
             self.replica.check_views()
         self.replica.check()
+        self.check_nothing_is_left()
+
+    def check_nothing_is_left(self) -> None:
+        """With no reader, and all promoted, only what the newest point names is in the store."""
+        replica = self.replica
+        for holder in ("test-1", "export-2"):
+            replica.unpin(holder)
+        replica.random_point()
+        replica.promote(replica.journal.points()[-1].number)
+        replica.claim("gateway-c")
+        merging.abandon(replica.journal)
+        for name in garbage(replica.journal):
+            replica.store.delete(name)
+        assert list(replica.store.list(merged_prefix(MACHINE))) == []
+        assert list(replica.store.list(spans_prefix(MACHINE))) == []
+        assert len(list(replica.store.list(segments_prefix(MACHINE)))) == 0
+        assert len(list(replica.store.list(log_prefix(MACHINE)))) == 2
 
     def point(self) -> None:
         self.replica.random_point()

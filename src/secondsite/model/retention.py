@@ -1,0 +1,245 @@
+"""Which recovery points stay: a policy as windows, decided from facts alone.
+
+A policy is a row of windows, the shortest interval first. Counted back from the newest point, each window
+reaches some way into the past and keeps one point in each of its intervals ("buckets", fixed in time, so that
+the same points are kept whoever asks and whenever). What is older than the last window leaves.
+
+A bucket is thinned once, when its last point has left the window before: a point in a half-filled bucket
+would otherwise be merged again with every new one. So more points than asked for may be listed for the
+length of one bucket, never fewer.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Annotated
+
+import msgspec
+
+from secondsite.base.errors import InvalidInput
+from secondsite.model.points import Consistency
+
+HOUR, DAY = 3600.0, 86400.0
+_SECONDS_MAX = 10 * 366 * DAY
+
+
+class Window(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
+    """Back to `reach_seconds` before the newest point: one point each `every_seconds`, 0: every point."""
+
+    reach_seconds: Annotated[float, msgspec.Meta(gt=0, le=_SECONDS_MAX)]
+    every_seconds: Annotated[float, msgspec.Meta(ge=0, le=_SECONDS_MAX)] = 0.0
+
+
+class RetentionPolicy(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
+    """Windows, from the newest part of the past to the oldest; none: only the latest point is kept."""
+
+    windows: tuple[Window, ...]
+
+    def __post_init__(self) -> None:
+        """Raises InvalidInput when a window does not reach further, or is finer than the one before."""
+        for newer, older in itertools.pairwise(self.windows):
+            if older.reach_seconds <= newer.reach_seconds:
+                why = f"a window of {older.reach_seconds:g} s follows one of {newer.reach_seconds:g} s"
+                raise InvalidInput(what="the retention", why=why)
+            if older.every_seconds < newer.every_seconds:
+                why = f"points every {older.every_seconds:g} s follow points every {newer.every_seconds:g} s"
+                raise InvalidInput(what="the retention", why=why)
+
+    @classmethod
+    def default(cls) -> RetentionPolicy:
+        """Every point for two hours, one an hour for a day, one every two hours for a week."""
+        return cls(
+            windows=(
+                Window(reach_seconds=2 * HOUR),
+                Window(reach_seconds=DAY, every_seconds=HOUR),
+                Window(reach_seconds=7 * DAY, every_seconds=2 * HOUR),
+            )
+        )
+
+    @classmethod
+    def additional_points(cls, count: int, *, every_seconds: float = HOUR) -> RetentionPolicy:
+        """The latest point and `count` more, one in each interval; 0: only the latest."""
+        if count < 0:
+            raise InvalidInput(what="the number of additional points", why=f"{count} is less than none")
+        if not count:
+            return cls(windows=())
+        return cls(windows=(Window(reach_seconds=count * every_seconds, every_seconds=every_seconds),))
+
+    @property
+    def reach_seconds(self) -> float:
+        """How far back it reaches."""
+        return self.windows[-1].reach_seconds if self.windows else 0.0
+
+    def describe(self) -> str:
+        """For people: ``every point for 2 h, one every 1 h for 1 d, one every 2 h for 7 d``."""
+        if not self.windows:
+            return "only the latest point"
+        return ", ".join(
+            f"{'every point' if not w.every_seconds else f'one every {_time(w.every_seconds)}'}"
+            f" for {_time(w.reach_seconds)}"
+            for w in self.windows
+        )
+
+
+def _time(seconds: float) -> str:
+    for unit, name in ((DAY, "d"), (HOUR, "h"), (60.0, "min")):
+        if seconds >= unit and seconds % unit == 0:
+            return f"{seconds / unit:g} {name}"
+    return f"{seconds:g} s"
+
+
+@dataclass(frozen=True)
+class PointFacts:
+    """What the decision looks at."""
+
+    number: int
+    at: float  # seconds since the epoch, by the clock of the site that keeps it
+    consistency: Consistency = Consistency.CRASH
+
+
+@dataclass(frozen=True)
+class Group:
+    """The points after the kept point `after` up to the kept point `last` become one."""
+
+    after: int
+    last: int
+    dropped: tuple[int, ...]
+    reason: str  # for people: which rule of the policy
+
+    @property
+    def points(self) -> int:
+        """How many it is made of."""
+        return len(self.dropped) + 1
+
+
+@dataclass(frozen=True)
+class Decision:
+    """What a policy asks for, given the points there are."""
+
+    groups: tuple[Group, ...]  # to merge, the oldest first
+    floor: int | None  # the oldest point to keep: what is before goes into the bases. None: nothing does
+    kept: tuple[int, ...]  # points that stay listed
+    waiting: tuple[int, ...]  # pinned points the policy would drop
+
+
+def decide(
+    points: Sequence[PointFacts],
+    policy: RetentionPolicy,
+    *,
+    pinned: Collection[int] = (),
+    preferred: Collection[int] = (),
+    now: float | None = None,
+) -> Decision:
+    """What to merge and what leaves.
+
+    points: those listed, in order of number. Their times need not be in order (clocks jump): a point is
+        never taken for younger than one before it.
+    pinned: numbers that stay whatever the policy says. preferred: verified points, kept before others.
+    now: ages are counted from here; None: from the newest point, so that a machine whose replication
+        stands still keeps what it has.
+    """
+    if not points:
+        return Decision((), None, (), ())
+    times = list(itertools.accumulate((point.at for point in points), max))
+    newest = times[-1] if now is None else min(now, times[-1])
+    edges = _edges(policy, newest)
+    keep = {points[-1].number}
+    reasons: dict[int, str] = {}  # why a point that is not kept goes
+    buckets: dict[tuple[int, int], list[PointFacts]] = {}
+    for point, time in zip(points[:-1], times[:-1], strict=True):
+        window = next((i for i, (edge, _) in enumerate(edges) if time >= edge), None)
+        if window is None:
+            reasons[point.number] = (
+                f"older than {_time(policy.reach_seconds)}" if edges else "only the latest"
+            )
+        elif not edges[window][1]:
+            keep.add(point.number)
+        else:
+            buckets.setdefault((window, int(time // edges[window][1])), []).append(point)
+    for (window, _), members in buckets.items():
+        keep.add(_choose(members, preferred))
+        text = f"one every {_time(edges[window][1])}"
+        reasons.update({point.number: text for point in members})
+    waiting = tuple(sorted(set(pinned) & set(reasons) - keep))
+    keep.update(waiting)
+    floor = next(point.number for point in points if point.number in keep)
+    return Decision(
+        groups=tuple(_groups(points, keep, reasons, floor)),
+        floor=floor if floor != points[0].number else None,
+        kept=tuple(sorted(keep)),
+        waiting=waiting,
+    )
+
+
+def _edges(policy: RetentionPolicy, newest: float) -> list[tuple[float, float]]:
+    """(the oldest time of each window, its interval), whole buckets only.
+
+    A window begins at the bucket border of the window after it, so that a bucket is never cut in two: what
+    leaves a window fills whole buckets of the next.
+    """
+    found = []
+    for index, window in enumerate(policy.windows):
+        edge = newest - window.reach_seconds
+        coarser = (
+            policy.windows[index + 1].every_seconds
+            if index + 1 < len(policy.windows)
+            else window.every_seconds
+        )
+        if coarser:
+            edge = edge // coarser * coarser
+        found.append((edge, window.every_seconds))
+    return found
+
+
+def _choose(members: Sequence[PointFacts], preferred: Collection[int]) -> int:
+    """The one of a bucket that stays: application-consistent, then verified, then the youngest."""
+    best = max(
+        members,
+        key=lambda p: (p.consistency is Consistency.APPLICATION, p.number in preferred, p.number),
+    )
+    return best.number
+
+
+def _groups(
+    points: Sequence[PointFacts], keep: Collection[int], reasons: dict[int, str], floor: int
+) -> Iterable[Group]:
+    """What was dropped between two kept points, from the floor on."""
+    after, dropped = floor, list[int]()
+    for point in points:
+        if point.number <= floor:
+            continue
+        if point.number not in keep:
+            dropped.append(point.number)
+            continue
+        if dropped:
+            yield Group(after, point.number, tuple(dropped), reasons[dropped[-1]])
+        after, dropped = point.number, []
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """What a policy will cost, from what was measured."""
+
+    points: int  # listed once every window is full
+    journal_bytes: int  # stored
+
+
+def forecast(
+    policy: RetentionPolicy, *, copy_frequency_seconds: float, stored_bytes_per_second: float, overlap: float
+) -> Forecast:
+    """The journal's size once every window is full.
+
+    stored_bytes_per_second: of what arrives, measured. overlap: the share of what a merge of many points
+    drops because it was written again, 0 to 1, measured.
+    """
+    points, stored, begin = 1, 0.0, 0.0
+    for window in policy.windows:
+        length = window.reach_seconds - begin
+        every = window.every_seconds or copy_frequency_seconds
+        points += int(length // every)
+        alive = 1.0 if not window.every_seconds else 1.0 - overlap
+        stored += length * stored_bytes_per_second * alive
+        begin = window.reach_seconds
+    return Forecast(points, int(stored))
