@@ -162,7 +162,9 @@ class Replica:
         """A reader as exports are: pinned first, opened after, kept open across promotions."""
         self.unpin(holder)
         self.journal.pin(number, holder, "a test")
-        self.views[holder] = (number, open_view(self.journal, number, self.ring, bases=self.base_of))
+        # nothing is cached: what the view reads must be there
+        view = open_view(self.journal, number, self.ring, bases=self.base_of, cache_bytes=0)
+        self.views[holder] = (number, view)
 
     def unpin(self, holder: str) -> None:
         self.views.pop(holder, None)
