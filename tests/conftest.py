@@ -1,4 +1,4 @@
-"""Fixtures that need a real libvirt: two sites for the whole run, a guest for one test."""
+"""Fixtures of real things: two libvirt sites and object stores for the whole run, a guest for one test."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import pytest
 from secondsite.lab.place import Site
 from secondsite.lab.sites import Sites
 from support.lab import RunningGuest, running_guest, running_sites
+from support.object_servers import Azurite, SeaweedFS, azurite_path, environment, running, weed_path
 
 
 @pytest.fixture(scope="session")
@@ -32,3 +33,31 @@ def guest(site_a: Site) -> Iterator[RunningGuest]:
     """A small guest at A that writes all the time."""
     with running_guest(site_a) as running:
         yield running
+
+
+@pytest.fixture(scope="session")
+def seaweedfs_server() -> Iterator[SeaweedFS]:
+    """A real S3 server, for the whole run."""
+    with running(SeaweedFS, "SeaweedFS", weed_path()) as server:
+        yield server
+
+
+@pytest.fixture
+def seaweedfs(seaweedfs_server: SeaweedFS) -> Iterator[SeaweedFS]:
+    """The S3 server, with the environment its user sets."""
+    with environment(seaweedfs_server.environment()):
+        yield seaweedfs_server
+
+
+@pytest.fixture(scope="session")
+def azurite_server() -> Iterator[Azurite]:
+    """Microsoft's emulator of Azure Blob Storage, for the whole run."""
+    with running(Azurite, "Azurite", azurite_path()) as server:
+        yield server
+
+
+@pytest.fixture
+def azurite(azurite_server: Azurite) -> Iterator[Azurite]:
+    """The emulator, with the environment its user sets."""
+    with environment(azurite_server.environment()):
+        yield azurite_server

@@ -136,7 +136,7 @@ def _azure_credential(variables: Mapping[str, str]) -> dict[str, Any]:
 
 
 class _Provider:
-    """Reads the credentials' file again from time to time; the library calls it when the last ones are old."""
+    """Reads the credentials' file again; the library calls it when the last ones are old."""
 
     def __init__(self, credentials: Credentials, make: Any) -> None:
         self._credentials, self._make = credentials, make

@@ -40,7 +40,13 @@ NO_RIGHT = {
     "InvalidToken",
     "SignatureDoesNotMatch",
 }
-FULL = {"QuotaExceeded", "EntityTooLarge", "XMinioStorageFull", "InsufficientStorage", "AccountCapacityExceeded"}
+FULL = {
+    "QuotaExceeded",
+    "EntityTooLarge",
+    "XMinioStorageFull",
+    "InsufficientStorage",
+    "AccountCapacityExceeded",
+}
 LOCKED = {"BlobImmutableDueToPolicy", "ObjectLocked", "BlobImmutableDueToLegalHold"}
 # A machine whose clock is wrong is refused until it is set right: that may pass.
 CLOCK = {"RequestTimeTooSkewed", "RequestTimeSkewed"}
@@ -52,7 +58,9 @@ class StoreRefused(SecondsiteError):
     code = "store.refused"
     outcome = Outcome.REFUSED
     happened = "The store {store} refused {key}: {why}."
-    cause = "Wrong or expired credentials, a missing permission, or a bucket or container that does not exist."
+    cause = (
+        "Wrong or expired credentials, a missing permission, or a bucket or container that does not exist."
+    )
     action = "Run `secondsite store check {store}`, correct what it names, and start again; nothing was lost."
 
 
@@ -62,7 +70,9 @@ class StoreLocked(SecondsiteError):
     code = "store.locked"
     outcome = Outcome.UNAVAILABLE
     happened = "The object {key} of the store {store} is locked until {until}."
-    cause = "Its retention time has not passed; neither we nor anybody else with our credentials can remove it."
+    cause = (
+        "Its retention time has not passed; neither we nor anybody else with our credentials can remove it."
+    )
     action = "None: it is removed once its lock has ended."
 
 
@@ -123,7 +133,7 @@ def translate(error: Exception, *, key: str, store: str) -> SecondsiteError:
 
 @dataclass(frozen=True)
 class Retries:
-    """How often a request is made: a hiccup passes within seconds, longer trouble is the caller's to wait for.
+    """How often a request is made: a hiccup passes within seconds, for longer ones the caller waits.
 
     The client library's own retries are off: it would answer 'exists' to a create whose first try had
     landed before its connection broke, and nobody would know that the object is ours.

@@ -1,4 +1,4 @@
-"""What an object store is opened with: its place from the URL, everything else from the environment or a file.
+"""What an object store is opened with: its place from the URL, all else from the environment or a file.
 
 ``s3://bucket/prefix`` and ``az://container/prefix`` say where and nothing else, so they may stand in
 configurations, logs and records. Endpoint, region and credentials come from the variables that other tools

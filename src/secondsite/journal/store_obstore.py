@@ -4,8 +4,7 @@ What the protocol promises and where it comes from:
 
 * whole or not at all, durable when the call returns: the provider's promise for a PUT that was answered;
 * created once: ``If-None-Match: *``, which some servers silently ignore: `journal.probe` finds out;
-* listed in byte order: both providers say so; a listing that breaks the order is noticed, and sorted here
-  from then on;
+* listed in byte order: see `store_object_list`;
 * an acknowledgement that was lost: a create that is refused after a try of the same call had failed reads
   what is there; bytes equal to ours are ours (records hold a nonce, segments a random salt).
 """
@@ -13,9 +12,9 @@ What the protocol promises and where it comes from:
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
 import obstore
 
@@ -26,24 +25,19 @@ from secondsite.journal.store import (
     ObjectExists,
     ObjectMissing,
     StagedObject,
-    StoreUnavailable,
     check_key,
     check_prefix,
 )
 from secondsite.journal.store_object_clients import open_client
 from secondsite.journal.store_object_errors import Retries
+from secondsite.journal.store_object_list import Lister
 from secondsite.journal.store_object_settings import Credentials, ObjectPlace
 from secondsite.journal.store_object_staging import StagingDirectory
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from obstore.store import AzureStore, S3Store
 
 T = TypeVar("T")
-
-# The providers' own page size for listings (S3: 1,000; Azure: 5,000): one request each.
-LIST_CHUNK = 1000
 
 
 class Locks(Protocol):
@@ -80,10 +74,10 @@ class ObstoreStore:
         self._client: S3Store | AzureStore = open_client(place, credentials or Credentials())
         self._locks = locks
         self._closing = threading.Event()
-        self._sorts = False  # whether listings are collected and sorted here
-        self._staging = (
-            StagingDirectory(staging, place.url, self._publish) if staging is not None else None
+        self._lister = Lister(
+            self._client, store=place.url, retries=self._retries, clock=self._clock, stop=self._closing
         )
+        self._staging = StagingDirectory(staging, place.url, self._publish) if staging is not None else None
 
     @property
     def url(self) -> str:
@@ -108,7 +102,9 @@ class ObstoreStore:
         """Begin or resume an object in the staging directory; see the protocol."""
         check_key(key)
         if self._staging is None:
-            raise InvalidInput(what=f"an upload to {self.url}", why="this process has no directory to stage in")
+            raise InvalidInput(
+                what=f"an upload to {self.url}", why="this process has no directory to stage in"
+            )
         return self._staging.stage(key, lambda: self._exists(key))
 
     def get(self, key: str, *, size_bytes_max: int) -> bytes:
@@ -151,180 +147,7 @@ class ObstoreStore:
 
     def list(self, prefix: str, *, after: str = "") -> Iterator[str]:
         """Names in byte order; see the protocol."""
-        check_prefix(prefix)
-        if self._sorts:
-            # a set: after a failure in the middle it is begun again
-            yield from sorted(set(self._pages(prefix, after)))
-            return
-        last = ""
-        for name in self._pages(prefix, after):
-            if name <= last:
-                self._sorts = True
-                raise StoreUnavailable(
-                    store=self.url, key=prefix, why="it lists out of order; listings are sorted here from now on"
-                )
-            last = name
-            yield name
-
-    def _pages(self, prefix: str, after: str) -> Iterator[str]:
-        """Names after `after` as they come, page by page; a page that fails is asked for again."""
-        seen, failures = after, 0
-        while True:
-            try:
-                pages = obstore.list(
-                    self._client, prefix=prefix or None, offset=seen or None, chunk_size=LIST_CHUNK
-                )
-                for page in _iterate(pages):
-                    yield from (meta["path"] for meta in page if meta["path"] > after)
-                    failures = 0
-                    if page and not self._sorts:
-                        seen = page[-1]["path"]
-                return
-            except (obstore.exceptions.BaseError, OSError) as error:
-                failures += 1
-                self._retries.pause_or_raise(
-                    error, failures, key=prefix, store=self.url, clock=self._clock, stop=self._closing
-                )
-
-    def delete(self, key: str) -> None:
-        """Remove every trace the bucket lets go of. Raises StoreLocked."""
-
-
-class ObstoreStore:
-    """Objects of a bucket or container below a prefix. Thread-safe; several processes may use one."""
-
-    def __init__(
-        self,
-        place: ObjectPlace,
-        *,
-        credentials: Credentials | None = None,
-        staging: Path | None = None,
-        clock: Clock | None = None,
-        retries: Retries | None = None,
-        locks: Locks | None = None,
-    ) -> None:
-        """staging: where staged objects wait, on a disk of this host; None: `stage` is refused (readers).
-
-        Raises:
-            InvalidInput: the settings in the environment or the file contradict themselves.
-        """
-        self._place = place
-        self._clock = clock or SystemClock()
-        self._retries = retries or Retries()
-        self._client: S3Store | AzureStore = open_client(place, credentials or Credentials())
-        self._locks = locks
-        self._closing = threading.Event()
-        self._sorts = False  # whether listings are collected and sorted here
-        self._staging = (
-            StagingDirectory(staging, place.url, self._publish) if staging is not None else None
-        )
-
-    @property
-    def url(self) -> str:
-        """``s3://bucket/prefix``, ``az://container/prefix``."""
-        return self._place.url
-
-    @property
-    def place(self) -> ObjectPlace:
-        """The URL's parts."""
-        return self._place
-
-    @property
-    def client(self) -> S3Store | AzureStore:
-        """The library's own store, for what the probe asks beyond the protocol."""
-        return self._client
-
-    def put(self, key: str, data: bytes | bytearray | memoryview) -> None:
-        """Create an object; see the protocol."""
-        self._create(check_key(key), memoryview(data).cast("B"))
-
-    def stage(self, key: str) -> StagedObject:
-        """Begin or resume an object in the staging directory; see the protocol."""
-        check_key(key)
-        if self._staging is None:
-            raise InvalidInput(what=f"an upload to {self.url}", why="this process has no directory to stage in")
-        return self._staging.stage(key, lambda: self._exists(key))
-
-    def get(self, key: str, *, size_bytes_max: int) -> bytes:
-        """A whole object; see the protocol. A larger one is not read beyond its first answer."""
-
-        def request() -> bytes:
-            found = obstore.get(self._client, key)
-            size_bytes = found.meta["size"]
-            if size_bytes > size_bytes_max:
-                raise FileTooLarge(path=key, size_bytes=size_bytes, size_bytes_max=size_bytes_max)
-            return bytes(found.bytes())
-
-        check_key(key)
-        return self._call(key, request)
-
-    def read(self, key: str, start: int, length: int) -> bytes:
-        """Part of an object; see the protocol."""
-        check_key(key)
-        if not length:
-            if self.size(key) < start:
-                raise EOFError(f"{key} ends before {start}")
-            return b""
-        return self._call(key, lambda: self._read(key, start, length))
-
-    def _read(self, key: str, start: int, length: int) -> bytes:
-        try:
-            data = bytes(obstore.get_range(self._client, key, start=start, length=length))
-        except obstore.exceptions.GenericError as error:
-            if "status code: 416" in str(error):
-                raise EOFError(f"{key} ends before {start + length}") from None
-            raise
-        if len(data) < length:
-            raise EOFError(f"{key} ends before {start + length}")
-        return data
-
-    def size(self, key: str) -> int:
-        """An object's size in bytes; see the protocol."""
-        check_key(key)
-        return int(self._call(key, lambda: obstore.head(self._client, key))["size"])
-
-    def list(self, prefix: str, *, after: str = "") -> Iterator[str]:
-        """Names in byte order; see the protocol."""
-        check_prefix(prefix)
-        if self._sorts:
-            # a set: after a failure in the middle it is begun again
-            yield from sorted(set(self._pages(prefix, after)))
-            return
-        last = ""
-        for name in self._pages(prefix, after):
-            if name <= last:
-                self._sorts = True
-                raise StoreUnavailable(
-                    store=self.url, key=prefix, why="it lists out of order; listings are sorted here from now on"
-                )
-            last = name
-            yield name
-
-    def _pages(self, prefix: str, after: str) -> Iterator[str]:
-        """Names after `after` as they come, page by page; a page that fails is asked for again."""
-        seen = after
-        failures = 0
-        while True:
-            try:
-                pages = obstore.list(
-                    self._client, prefix=prefix or None, offset=seen or None, chunk_size=LIST_CHUNK
-                )
-                for page in _iterate(pages):
-                    for meta in page:
-                        if meta["path"] > after:
-                            yield meta["path"]
-                    failures = 0
-                    if page and not self._sorts:
-                        seen = page[-1]["path"]
-            except (obstore.exceptions.BaseError, OSError) as error:
-                failures += 1
-                self._retries.pause_or_raise(
-                    error, failures, key=prefix, store=self.url, clock=self._clock, stop=self._closing
-                )
-                if self._sorts:
-                    raise StoreUnavailable(store=self.url, key=prefix, why="a listing broke off") from None
-                continue
-            return
+        yield from self._lister.names(check_prefix(prefix), after)
 
     def delete(self, key: str) -> None:
         """Remove an object; see the protocol. Raises StoreLocked while its retention lasts."""
@@ -378,8 +201,3 @@ class ObstoreStore:
         return self._retries.call(
             request, key=key, store=self.url, clock=self._clock, stop=self._closing, on_failed=on_failed
         )
-
-
-def _iterate(pages: Any) -> Iterator[Sequence[Any]]:
-    """The pages of a listing; typed here because the library's stub leaves the element open."""
-    yield from pages
