@@ -1,4 +1,8 @@
-"""Sizes that many modules share."""
+"""Sizes and times that many modules share, and how people write them."""
+
+import re
+
+from secondsite.base.errors import InvalidInput
 
 KIB = 1024
 MIB = 1024 * KIB
@@ -28,3 +32,15 @@ def format_seconds(seconds: float) -> str:
     minutes, rest = divmod(int(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+
+
+_DURATION = re.compile(r"(\d{1,9}(?:\.\d{1,3})?)\s?(s|min|h|d)?\Z")
+_UNITS = {None: 1.0, "s": 1.0, "min": 60.0, "h": 3600.0, "d": 86400.0}
+
+
+def parse_seconds(text: str) -> float:
+    """``90``, ``90s``, ``5min``, ``2h``, ``7d`` -> seconds. Raises InvalidInput."""
+    found = _DURATION.match(text.strip())
+    if found is None:
+        raise InvalidInput(what=f"the time {text[:40]!r}", why="it is not a number with s, min, h or d")
+    return float(found[1]) * _UNITS[found[2]]

@@ -12,17 +12,26 @@ length of one bucket, never fewer.
 from __future__ import annotations
 
 import itertools
+import re
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
+from statistics import median
 from typing import Annotated
 
 import msgspec
 
 from secondsite.base.errors import InvalidInput
+from secondsite.base.units import parse_seconds
 from secondsite.model.points import Consistency
 
 HOUR, DAY = 3600.0, 86400.0
 _SECONDS_MAX = 10 * 366 * DAY
+WINDOWS_MAX = 16
+# After a gap this long (a link that was cut, a clock that jumped), and much longer than gaps are, nothing
+# goes until points have come for as long again.
+SETTLE_SECONDS = HOUR
+_UNUSUAL = 4.0
+_LATEST = re.compile(r"latest\+(\d{1,6})(?:/(\S{1,20}))?\Z")
 
 
 class Window(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
@@ -66,6 +75,32 @@ class RetentionPolicy(msgspec.Struct, frozen=True, kw_only=True, rename="camel")
         if not count:
             return cls(windows=())
         return cls(windows=(Window(reach_seconds=count * every_seconds, every_seconds=every_seconds),))
+
+    @classmethod
+    def parse(cls, text: str) -> RetentionPolicy:
+        """As people write it: ``all:2h,1h:1d,2h:7d``, ``latest``, or ``latest+4`` (four more, one an hour).
+
+        Raises InvalidInput.
+        """
+        what = f"the retention {text[:80]!r}"
+        if text.strip() == "latest":
+            return cls.additional_points(0)
+        more = _LATEST.match(text.strip())
+        if more is not None:
+            return cls.additional_points(int(more[1]), every_seconds=parse_seconds(more[2] or "1h"))
+        windows: list[Window] = []
+        for part in text.split(","):
+            every, colon, reach = part.strip().partition(":")
+            if not colon or len(windows) == WINDOWS_MAX:
+                why = "it is not latest, latest+N, or intervals and how long they hold, as in all:2h,1h:1d"
+                raise InvalidInput(what=what, why=why)
+            seconds = parse_seconds(reach)
+            if not 0 < seconds <= _SECONDS_MAX:
+                raise InvalidInput(what=what, why="a window reaches from a moment to ten years")
+            windows.append(
+                Window(reach_seconds=seconds, every_seconds=0.0 if every == "all" else parse_seconds(every))
+            )
+        return cls(windows=tuple(windows))
 
     @property
     def reach_seconds(self) -> float:
@@ -122,6 +157,7 @@ class Decision:
     floor: int | None  # the oldest point to keep: what is before goes into the bases. None: nothing does
     kept: tuple[int, ...]  # points that stay listed
     waiting: tuple[int, ...]  # pinned points the policy would drop
+    settling: bool = False  # nothing goes for now: points came again only a short while ago
 
 
 def decide(
@@ -137,12 +173,14 @@ def decide(
     points: those listed, in order of number. Their times need not be in order (clocks jump): a point is
         never taken for younger than one before it.
     pinned: numbers that stay whatever the policy says. preferred: verified points, kept before others.
-    now: ages are counted from here; None: from the newest point, so that a machine whose replication
-        stands still keeps what it has.
+    now: ages are counted from the newest point, so that a machine whose replication stands still keeps
+        what it has; never from later than `now` (points of a clock that was ahead).
     """
     if not points:
         return Decision((), None, (), ())
     times = list(itertools.accumulate((point.at for point in points), max))
+    if _is_settling(times):
+        return Decision((), None, tuple(point.number for point in points), (), settling=True)
     newest = times[-1] if now is None else min(now, times[-1])
     edges = _edges(policy, newest)
     keep = {points[-1].number}
@@ -171,6 +209,18 @@ def decide(
         kept=tuple(sorted(keep)),
         waiting=waiting,
     )
+
+
+def _is_settling(times: Sequence[float]) -> bool:
+    """Whether the newest points followed an unusual gap only a short while ago."""
+    gaps = [after - before for before, after in itertools.pairwise(times[-100:])]
+    unusual = max(SETTLE_SECONDS, _UNUSUAL * median(gaps)) if gaps else SETTLE_SECONDS
+    for before, after in zip(reversed(times[:-1]), reversed(times), strict=False):
+        if times[-1] - after >= SETTLE_SECONDS:
+            return False
+        if after - before > unusual:
+            return True
+    return False
 
 
 def _edges(policy: RetentionPolicy, newest: float) -> list[tuple[float, float]]:

@@ -109,6 +109,59 @@ def test_a_machine_that_stands_still_keeps_what_it_has() -> None:
     assert decide(points, policy, now=START + 90 * DAY).floor is None
 
 
+def test_after_a_long_gap_nothing_goes_for_an_hour() -> None:
+    """A clock that jumped a year ahead, or a link that was cut, costs no point at once."""
+    policy = RetentionPolicy(windows=(Window(reach_seconds=2 * HOUR),))
+    before = every(60.0, 60)
+    after = [PointFacts(p.number + 60, p.at + 365 * DAY) for p in every(60.0, 61)]
+    for count in range(1, 60):
+        decision = decide(before + after[:count], policy)
+        assert decision.settling
+        assert (decision.groups, decision.floor) == ((), None)
+    decision = decide(before + after, policy)
+    assert not decision.settling
+    assert decision.floor == after[0].number
+
+
+def test_points_that_are_always_far_apart_are_not_waited_for() -> None:
+    points = every(2 * HOUR, 40)
+    decision = decide(points, RetentionPolicy.parse("all:1d"))
+    assert not decision.settling
+    assert decision.floor is not None
+
+
+def test_points_of_a_clock_that_was_ahead_make_the_others_no_older() -> None:
+    policy = RetentionPolicy(windows=(Window(reach_seconds=2 * HOUR),))
+    points = every(60.0, 120)
+    points += [PointFacts(p.number + 120, p.at + 365 * DAY) for p in every(60.0, 90)]
+    assert decide(points, policy).floor is not None
+    assert decide(points, policy, now=START + 2 * HOUR).floor is None
+
+
+@pytest.mark.parametrize(
+    ("text", "described"),
+    [
+        ("all:2h,1h:1d,2h:7d", "every point for 2 h, one every 1 h for 1 d, one every 2 h for 7 d"),
+        ("latest", "only the latest point"),
+        ("latest+4", "one every 1 h for 4 h"),
+        ("latest+4/30min", "one every 30 min for 2 h"),
+        ("all:", None),
+        ("2h", None),
+        ("all:2h,1h", None),
+        ("latest+x", None),
+        ("all:0s", None),
+        ("all:4000d", None),
+        (",".join(f"{n}s:{n + 1}d" for n in range(1, 18)), None),
+    ],
+)
+def test_written_by_people(text: str, described: str | None) -> None:
+    if described is None:
+        with pytest.raises(InvalidInput):
+            RetentionPolicy.parse(text)
+    else:
+        assert RetentionPolicy.parse(text).describe() == described
+
+
 @pytest.mark.parametrize(
     "windows",
     [
@@ -128,15 +181,15 @@ def test_described_for_people() -> None:
 
 
 @given(
-    gaps=st.lists(st.floats(0, 4000), min_size=1, max_size=60),
-    pins=st.sets(st.integers(2, 61), max_size=4),
+    gaps=st.lists(st.floats(0, 3500), min_size=1, max_size=60),
+    pins=st.sets(st.integers(2, 70), max_size=4),
     seed=st.integers(0, 99),
 )
 def test_carried_out_again_and_again_it_settles(gaps: list[float], pins: set[int], seed: int) -> None:
     """Applying a decision leaves nothing to do; groups are disjoint and never hold a kept or pinned point."""
     chance = random.Random(seed)
     at, points = START, list[PointFacts]()
-    for number, gap in enumerate(gaps):
+    for number, gap in enumerate([*gaps, *[300.0] * 13]):
         at += gap
         kind = chance.choice([Consistency.CRASH, Consistency.APPLICATION])
         points.append(PointFacts(number + 2, at, kind))
