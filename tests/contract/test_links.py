@@ -13,14 +13,26 @@ import pytest
 from secondsite.base.clock import SystemClock
 from secondsite.base.errors import SecondsiteError
 from secondsite.gateway.receive import GatewayReceiver, PeerRule
+from secondsite.journal.chain import Journal
 from secondsite.journal.names import log_name, segment_name, wrapped_key_name
 from secondsite.journal.store import ObjectMissing
 from secondsite.journal.store_memory import MemoryStore
 from secondsite.model.points import ZERO_HASH
+from secondsite.transfer import wire
+from secondsite.transfer.errors import DigestsNotReady
 from secondsite.transfer.ingest import IngestServer
 from secondsite.transfer.link import HttpsLink
 from secondsite.transfer.memory import MemoryLink
-from secondsite.transfer.protocols import ClaimRequest, Link, Peer, Receiver, can_retry, error_code
+from secondsite.transfer.protocols import (
+    ClaimRequest,
+    DigestAnswer,
+    DigestQuery,
+    Link,
+    Peer,
+    Receiver,
+    can_retry,
+    error_code,
+)
 from support.transfer import DISK, KEY, MACHINE, OTHER_MACHINE, Certificates, Events, Made, Maker, new_machine
 
 PEER = "gateway-a.site-a"
@@ -350,3 +362,61 @@ def test_the_writer_is_still_known_when_promotion_took_its_claim_away(rig: Rig) 
     _refused(lambda: maker.claim(third, "resync"), "link.claim-refused")
     _refused(lambda: third.send_segment(MACHINE, late.ref, late.data), "link.peer-not-allowed")
     MemoryLink(restarted, Peer(name=PEER)).send_segment(MACHINE, late.ref, late.data)
+
+
+def _query(**changes: object) -> DigestQuery:
+    fields = {
+        "machine": MACHINE,
+        "disk": DISK,
+        "key_id": KEY,
+        "point": 2,
+        "level": "sums",
+        "count": 64,
+        **changes,
+    }
+    return DigestQuery(**fields)  # type: ignore[arg-type]
+
+
+def test_digests_are_asked_for_and_answered(rig: Rig) -> None:
+    asked: list[DigestQuery] = []
+    answer = DigestAnswer(point=2, size_bytes=5, used=b"\x01\x00", digests=bytes(range(16)))
+
+    def answers(journal: Journal, query: DigestQuery) -> DigestAnswer:
+        assert journal.machine == MACHINE
+        asked.append(query)
+        return answer
+
+    maker = Maker()
+    maker.claim(rig.link)
+    rig.receiver._digests = answers
+    queries = [
+        _query(),
+        _query(first=wire.SUMS_MAX, count=wire.SUMS_MAX),
+        _query(level="values", count=0, ranges=tuple(range(0, 2 * wire.VALUES_MAX, 2))),
+        _query(level="values", count=0, ranges=(2**43 - 1,), reread=True),
+    ]
+    for query in queries:
+        assert rig.link.digests(query) == answer
+    assert asked == queries
+
+
+def test_digests_of_another_state_or_not_there_yet_are_refused_as_what_they_are(rig: Rig) -> None:
+    maker = Maker()
+    maker.claim(rig.link)
+    _refused(lambda: rig.link.digests(_query()), "digests.other-state")
+
+    def not_ready(journal: Journal, query: DigestQuery) -> DigestAnswer:
+        raise DigestsNotReady(disk=query.disk, point=query.point, why="a test")
+
+    rig.receiver._digests = not_ready
+    _refused(lambda: rig.link.digests(_query()), "digests.not-ready", retryable=True)
+    _refused(lambda: rig.link.digests(_query(count=0)), "link.protocol")
+    _refused(lambda: rig.link.digests(_query(count=wire.SUMS_MAX + 1)), "link.protocol")
+    _refused(lambda: rig.link.digests(_query(disk="../..")), "input.invalid")
+
+
+def test_digests_are_for_the_writer_alone(rig: Rig) -> None:
+    maker = Maker()
+    maker.claim(rig.link)
+    _refused(lambda: rig.other.digests(_query()), "link.peer-not-allowed")
+    _refused(lambda: rig.link.digests(_query(machine=OTHER_MACHINE)), "link.peer-not-allowed")

@@ -13,6 +13,7 @@ from secondsite.base.units import KIB, MIB
 from secondsite.gateway import subblocks
 from secondsite.gateway.replicate import Replication
 from secondsite.gateway.subblocks import SideLog, SubBlockTable
+from secondsite.journal.digests import values_of
 from secondsite.model.states import ItemState
 from support.source_rig import Rig
 
@@ -243,4 +244,4 @@ def test_at_most_six_checkpoints_while_the_link_is_cut(rig: Rig) -> None:
 
 def test_values_keep_unknown_zero_and_digests_apart() -> None:
     digests = np.array([[0, 0], [0, 5], [1, 7], [9, 0]], dtype=np.uint64)
-    assert subblocks.values_of(digests).tolist() == [1, 7, 7, 9]
+    assert values_of(digests).tolist() == [1, 7, 7, 9]

@@ -12,6 +12,7 @@ from secondsite.base.units import GIB, KIB, MIB
 from secondsite.fabrics.memory import MemoryFabric
 from secondsite.gateway.cycle import Bench
 from secondsite.gateway.events import EventLog
+from secondsite.gateway.fingerprints import Fingerprints
 from secondsite.gateway.receive import GatewayReceiver, PeerRule
 from secondsite.gateway.replicate import Policy, Replication
 from secondsite.gateway.status import Board
@@ -51,8 +52,22 @@ class Rig:
         self.machine = self.fabric.add_machine("shop", disks or {"vda": 8 * MIB, "vdb": 4 * MIB})
         self.store = MemoryStore()
         self.vault = VaultKey.create()
+        self.fingerprints = Fingerprints(
+            directory / "fingerprints",
+            vault=self.vault,
+            bases_of=lambda journal: lambda disk: None,
+            clock=self.clock,
+            events=self.events,
+        )
         self.receiver = GatewayReceiver(
-            self.store, vault=None, peers={US: PeerRule()}, clock=self.clock, events=self.events
+            self.store,
+            vault=None,
+            peers={US: PeerRule()},
+            clock=self.clock,
+            events=self.events,
+            fingerprints=self.fingerprints.of,
+            on_commit=self.fingerprints.committed,
+            digests=self.fingerprints.digests,
         )
         self.memory_link = MemoryLink(self.receiver, Peer(name=US))
         self.link = link(self.receiver) if link is not None else self.memory_link

@@ -12,15 +12,15 @@ import contextlib
 import queue
 import secrets
 import threading
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 import numpy as np
 
 from secondsite.base.errors import SecondsiteError
 from secondsite.base.units import BLOCK_BYTES_MAX, MIB, SUB_BLOCK_BYTES
-from secondsite.gateway.subblocks import Bools, SideLog, SubBlockTable, values_of
-from secondsite.journal.digests import digest_sub_blocks
+from secondsite.gateway.subblocks import SideLog, SubBlockTable
+from secondsite.journal.compare import RANGE_BYTES, RANGE_SUB_BLOCKS, Comparison, runs
+from secondsite.journal.digests import Digests, digest_sub_blocks, values_of
 from secondsite.journal.keys import DiskKey
 from secondsite.journal.segment import SegmentHead, SegmentWriter, blocks_of
 from secondsite.model.ids import DiskId, MachineId, SegmentId
@@ -39,13 +39,14 @@ ZERO_BYTES_MAX = 2048 * BLOCK_BYTES_MAX
 
 @dataclass(eq=False)
 class DiskTrack:
-    """One disk of a cycle: its key, its table and the cycle's side log."""
+    """One disk of a cycle: its key, its table and the cycle's side log; what it is compared with, if so."""
 
     id: DiskId
     size_bytes: int
     key: DiskKey
     table: SubBlockTable | None = None
     log: SideLog | None = None
+    comparison: Comparison | None = None
 
 
 @dataclass(eq=False)
@@ -55,6 +56,12 @@ class _Batch:
     pieces: list[tuple[int, int, int]] = field(default_factory=list)  # offset on the disk, start, length
     zeros: list[tuple[int, int]] = field(default_factory=list)  # offset, length
     filled: int = 0
+
+    def is_near_full(self, offset: int) -> bool:
+        """Whether the range that begins at `offset` may not fit whole: comparing it in parts is dearer."""
+        begins = not self.pieces or self.pieces[-1][0] // RANGE_BYTES != offset // RANGE_BYTES
+        pieces = len(self.pieces) + len(self.zeros) + RANGE_SUB_BLOCKS
+        return begins and (self.filled + RANGE_BYTES > BATCH_BYTES or pieces > BATCH_PIECES_MAX)
 
     def clear(self) -> None:
         self.track, self.filled = None, 0
@@ -101,7 +108,7 @@ class Encoder:
 
     def feed(self, track: DiskTrack, offset: int, data: memoryview) -> None:
         """Take bytes of a disk, at most 1 MiB; copied before this returns. Raises what encoding raised."""
-        batch = self._batch(track, len(data))
+        batch = self._batch(track, len(data), offset)
         start = batch.filled
         batch.buffer[start : start + len(data)] = data
         batch.pieces.append((offset, start, len(data)))
@@ -168,13 +175,14 @@ class Encoder:
         )
         return SegmentWriter(head, track.key, self._level)
 
-    def _batch(self, track: DiskTrack, length: int) -> _Batch:
+    def _batch(self, track: DiskTrack, length: int, offset: int | None = None) -> _Batch:
         assert length <= BATCH_BYTES
         batch = self._filling
         if batch is not None and (
             batch.track is not track
             or batch.filled + length > BATCH_BYTES
             or len(batch.pieces) + len(batch.zeros) >= BATCH_PIECES_MAX
+            or (offset is not None and track.comparison is not None and batch.is_near_full(offset))
         ):
             self._submit()
             batch = None
@@ -288,19 +296,45 @@ class _Work:
             self.finish()
             self._track = track
         seed = track.key.digest_seed()
+        pieces = []
         for offset, start, length in batch.pieces:
-            data = batch.buffer[start : start + length]
             first = offset // SUB_BLOCK_BYTES
-            digests = digest_sub_blocks(data, first, seed)
-            if track.table is None or track.log is None:
-                self._room(length).add(offset, data, digests)
-                continue
-            differs = track.table.changed(track.log, first, values_of(digests))
-            for begin, end in _runs(differs):
-                piece = data[begin * SUB_BLOCK_BYTES : end * SUB_BLOCK_BYTES]
-                self._room(len(piece)).add(offset + begin * SUB_BLOCK_BYTES, piece, digests[begin:end])
-        for offset, length in batch.zeros:
+            pieces.append((first, digest_sub_blocks(batch.buffer[start : start + length], first, seed)))
+        zeros = batch.zeros
+        if track.comparison is not None:
+            zeros = self._compare(track, pieces, zeros)
+        for (offset, start, length), (_, digests) in zip(batch.pieces, pieces, strict=True):
+            self._piece(track, offset, batch.buffer[start : start + length], digests)
+        for offset, length in zeros:
             self._zeros(track, offset, length)
+
+    @staticmethod
+    def _compare(
+        track: DiskTrack, pieces: list[tuple[int, Digests]], zeros: list[tuple[int, int]]
+    ) -> list[tuple[int, int]]:
+        """Let the table learn what the target holds of these; the zeros that it may not hold."""
+        assert track.comparison is not None
+        assert track.table is not None
+        assert track.log is not None
+        holes = [(offset // SUB_BLOCK_BYTES, -(-length // SUB_BLOCK_BYTES)) for offset, length in zeros]
+        settled = track.comparison.settle(pieces, holes)
+        for (first, _), values in zip(pieces, settled.pieces, strict=True):
+            track.table.learn(track.log, first, values)
+        left = []
+        for first, values in settled.holes:
+            track.table.learn(track.log, first, values)
+            start, end = first * SUB_BLOCK_BYTES, (first + len(values)) * SUB_BLOCK_BYTES
+            left.append((start, min(end, track.size_bytes) - start))
+        return left
+
+    def _piece(self, track: DiskTrack, offset: int, data: memoryview, digests: Digests) -> None:
+        if track.table is None or track.log is None:
+            self._room(len(data)).add(offset, data, digests)
+            return
+        differs = track.table.changed(track.log, offset // SUB_BLOCK_BYTES, values_of(digests))
+        for begin, end in runs(differs):
+            piece = data[begin * SUB_BLOCK_BYTES : end * SUB_BLOCK_BYTES]
+            self._room(len(piece)).add(offset + begin * SUB_BLOCK_BYTES, piece, digests[begin:end])
 
     def _zeros(self, track: DiskTrack, offset: int, length: int) -> None:
         first, count = offset // SUB_BLOCK_BYTES, -(-length // SUB_BLOCK_BYTES)
@@ -308,7 +342,7 @@ class _Work:
         if track.table is not None and track.log is not None:
             differs = track.table.not_zero(track.log, first, count)
         rows, writer = 0, self._encoder.writer(track)
-        for begin, end in _runs(differs):
+        for begin, end in runs(differs):
             start = offset + begin * SUB_BLOCK_BYTES
             size = min(end * SUB_BLOCK_BYTES, length) - begin * SUB_BLOCK_BYTES
             needed = blocks_of(start, size)
@@ -332,13 +366,3 @@ class _Work:
         if self._writer is None:
             self._writer = self._encoder.writer(self._track)
         return self._writer
-
-
-def _runs(mask: Bools) -> Iterator[tuple[int, int]]:
-    """``(begin, end)`` of each run of True."""
-    if mask.all():
-        if len(mask):
-            yield 0, len(mask)
-        return
-    edges = np.flatnonzero(np.diff(np.concatenate(([False], mask, [False])).astype(np.int8)))
-    yield from zip(edges[0::2].tolist(), edges[1::2].tolist(), strict=True)

@@ -23,6 +23,7 @@ from secondsite.base.clock import Clock
 from secondsite.base.crash import crash_point, mark
 from secondsite.base.errors import SecondsiteError
 from secondsite.base.units import MIB, SUB_BLOCK_BYTES
+from secondsite.gateway.compare import answer_from, disk_asked_for
 from secondsite.gateway.tables import DigestTable, Stamp
 from secondsite.journal.chain import Head, Journal
 from secondsite.journal.digests import (
@@ -40,6 +41,8 @@ from secondsite.journal.view import BaseOf, DiskView, open_view
 from secondsite.model.events import EventSink, Severity
 from secondsite.model.ids import DiskId, MachineId
 from secondsite.model.points import DiskState, Point, PointProposal, SegmentRef
+from secondsite.transfer.errors import DigestsNotReady
+from secondsite.transfer.protocols import DigestAnswer, DigestQuery
 
 DURING_FOLD = mark("fingerprint.during-fold")
 AFTER_FOLD = mark("fingerprint.after-fold")
@@ -113,6 +116,17 @@ class Fingerprints:
     def committed(self, journal: Journal, point: Point) -> None:
         """Fold a committed point in. Called again for a repeated commit: then there is nothing to do."""
         self._tables(journal).fold(point)
+
+    def digests(self, journal: Journal, query: DigestQuery) -> DigestAnswer:
+        """What a disk's table holds of the newest point, for hash compare.
+
+        Raises DigestsRefused, and DigestsNotReady when the table has to be made again, which is begun.
+        """
+        try:
+            return self._tables(journal).answer(query)
+        except DigestsNotReady:
+            self.rebuild(journal)
+            raise
 
     def rebuild(self, journal: Journal) -> None:
         """Make a machine's tables again, in the background."""
@@ -234,6 +248,24 @@ class _Tables:
                 else:
                     known[disk.id] = fingerprint_text(change.lanes)
         return known, lost
+
+    def answer(self, query: DigestQuery) -> DigestAnswer:
+        """From the table of the query's disk, brought to the newest point."""
+        with self._lock:
+            head = self._journal.head()
+            disk = disk_asked_for(query, head.point)
+            change = self._changes.get(disk.id)
+            try:
+                if change is not None and change.where is None:
+                    self._drop(disk.id)  # written ahead for a proposal that was not committed
+                table = self._current(disk, query.point, head)
+                if table is not None and table.stamp.size_bytes == disk.size_bytes:
+                    return answer_from(table, query)
+            except (SecondsiteError, OSError) as error:
+                self._drop(disk.id)
+                raise DigestsNotReady(disk=disk.id, point=query.point, why=str(error)) from error
+            why = "the table does not hold that point"
+            raise DigestsNotReady(disk=disk.id, point=query.point, why=why)
 
     def fold(self, point: Point) -> None:
         """The proposal became `point`."""

@@ -170,6 +170,7 @@ class Gateway:
             events=self.events,
             fingerprints=fingerprints.of,
             on_commit=self._on_commit(store, fingerprints),
+            digests=fingerprints.digests,
         )
         server = IngestServer(
             receiver,

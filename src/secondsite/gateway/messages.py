@@ -55,6 +55,7 @@ class FirstCopy(Wire, frozen=True, kw_only=True):
     total_bytes: int  # of data, not holes; 0 while unknown
     bytes_per_second: float
     seconds_left: float | None = None
+    differed_bytes: int | None = None  # of those done, in a comparison
 
 
 class ProtectionStatus(Wire, frozen=True, kw_only=True):

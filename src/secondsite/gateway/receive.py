@@ -28,8 +28,16 @@ from secondsite.journal.store import ObjectExists, ObjectMissing, ObjectStore
 from secondsite.model.events import EventSink, Severity
 from secondsite.model.ids import KeyId, MachineId
 from secondsite.model.points import Claim, Point, PointProposal
-from secondsite.transfer.errors import ClaimRefused, PeerNotAllowed, SegmentConflict
-from secondsite.transfer.protocols import ClaimRequest, CommittedPoint, Peer, SegmentName, TargetHead
+from secondsite.transfer.errors import ClaimRefused, DigestsRefused, PeerNotAllowed, SegmentConflict
+from secondsite.transfer.protocols import (
+    ClaimRequest,
+    CommittedPoint,
+    DigestAnswer,
+    DigestQuery,
+    Peer,
+    SegmentName,
+    TargetHead,
+)
 from secondsite.transfer.wire import KEY_BYTES_MAX
 
 AFTER_KEY = mark("receive.after-key")
@@ -58,6 +66,7 @@ class GatewayReceiver:
     vault: seals records and states. peers: by certificate name.
     fingerprints: what the disks hold with a point (`fingerprints.Fingerprints.of`).
     on_commit: called after each new or repeated commit, from the connection's thread; must not block.
+    digests: answers hash compare (`fingerprints.Fingerprints.digests`).
     """
 
     def __init__(
@@ -70,6 +79,7 @@ class GatewayReceiver:
         events: EventSink,
         fingerprints: Callable[[Journal], FingerprintsOf] | None = None,
         on_commit: Callable[[Journal, Point], None] | None = None,
+        digests: Callable[[Journal, DigestQuery], DigestAnswer] | None = None,
     ) -> None:
         self._store = store
         self._vault = vault
@@ -78,6 +88,7 @@ class GatewayReceiver:
         self._events = events
         self._fingerprints = fingerprints
         self._on_commit = on_commit
+        self._digests = digests
         self._lock = threading.Lock()
         self._machines: dict[MachineId, _Machine] = {}
 
@@ -208,6 +219,16 @@ class GatewayReceiver:
             sent_bytes=point.sent_bytes,
         )
         return CommittedPoint.of(point)
+
+    def digests(self, peer: Peer, query: DigestQuery) -> DigestAnswer:
+        """See `Receiver`. For the writer alone: digests say where a disk has zeros, and what is the same."""
+        machine = self._machine(query.machine)
+        head = machine.fresh_head()
+        self._check_writer(peer, query.machine, head.epoch, head)
+        if self._digests is None:
+            why = "this gateway keeps no digests"
+            raise DigestsRefused(disk=query.disk, point=query.point, why=why)
+        return self._digests(machine.journal, query)
 
     def _check_writer(self, peer: Peer, machine: MachineId, epoch: int, head: Head) -> None:
         """Raise unless `peer` is who writes the machine in `epoch`, now."""

@@ -24,6 +24,7 @@ from secondsite.gateway.checkpoints import Checkpoints
 from secondsite.gateway.committing import PENDING_MAX, Committing, Hooks
 from secondsite.gateway.cycle import Bench, Captured, run_cycle
 from secondsite.gateway.messages import PointTaken
+from secondsite.gateway.resync import open_resync, tell_resynced
 from secondsite.gateway.seed import Progress, Seed, read_note
 from secondsite.gateway.status import Board
 from secondsite.gateway.wishes import PointNotTaken, PointWish, Wishes
@@ -308,8 +309,12 @@ class Replication:
         progress = Progress(self._clock)
         self.board.progress = progress
         shipment = next((s for s in self._shipments() if read_note(s) is not None), None)
-        if step.resync and not step.resume:
-            self._tell_resync(step.why, head)
+        compared = None
+        if step.resync and head.point is not None:
+            known = self._committed == head.point or self._expect_tables(head.point)
+            compared = open_resync(
+                self._bench, self._link, self.board, head.point, step, known=known, cancel=self._stop
+            )
         if not step.resume:
             self._checkpoints.drop_all()
         seed = Seed(
@@ -320,8 +325,10 @@ class Replication:
             progress=progress,
             cancel=self._stop,
             on_wait=self._waiting_for_room,
+            compared=compared,
         )
         captured = seed.run(shipment if step.resume else None)
+        tell_resynced(self._bench, progress, captured, compared)
         self._sealed(captured, self._line.generation)
         with self._changed:
             while self._line.pending and not self._stop.is_set():
@@ -332,13 +339,6 @@ class Replication:
         self.board.progress = None
         if done:
             self.board.well()
-
-    def _tell_resync(self, why: str, head: TargetHead) -> None:
-        assert head.point is not None
-        known = self._committed == head.point or self._expect_tables(head.point)
-        how = "only differences are sent" if known else "no table of what the target holds: all of it is sent"
-        text = f"everything of {self._bench.name} is read again, {how}; {why}; older points stay valid"
-        self._emit("replicate.resync", Severity.WARNING, text)
 
     def _waiting_for_room(self, waiting: bool) -> None:
         if waiting:

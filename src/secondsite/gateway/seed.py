@@ -5,8 +5,12 @@ point and which nobody can read; increments since that checkpoint, over all disk
 until one is small: that instant is the point. The shipment's note says how far the slices came, so that a
 gateway that was killed goes on there while the checkpoint lives.
 
-A resynchronisation is the same over what the target holds: what the sub-block table knows to be unchanged is
-dropped, and holes are sent as zeros, because what is beneath is not fresh (rule 12).
+A resynchronisation is the same over what the target holds: each slice is compared with the target's digests
+of its newest point (`compare`), and only what differs is sent; holes that are none at the target are sent as
+zeros (rule 12). Where the target cannot answer, the sub-block table drops what it knows to be unchanged.
+
+What a killed copy had sent after its last note is dropped when it goes on (`Shipper.reopen`): it would lie in
+the point under what the same slice, read again, finds to be equal at the target and does not send.
 """
 
 from __future__ import annotations
@@ -22,6 +26,7 @@ from secondsite.base.crash import crash_point, mark
 from secondsite.base.parse import JSON_ERRORS
 from secondsite.base.units import GIB, MIB, SUB_BLOCK_BYTES
 from secondsite.fabrics.base import Capture, DiskCapture, Quiesce
+from secondsite.gateway.compare import Compared
 from secondsite.gateway.cycle import (
     READ_BYTES,
     Bench,
@@ -33,6 +38,7 @@ from secondsite.gateway.cycle import (
     tracks_of,
 )
 from secondsite.gateway.encode import DiskTrack, Encoder
+from secondsite.journal.compare import Comparison
 from secondsite.model.extents import Extents
 from secondsite.model.ids import DiskId
 from secondsite.transfer.errors import ShipmentLost
@@ -63,6 +69,7 @@ class SeedNote(msgspec.Struct, frozen=True, kw_only=True):
     sizes: dict[str, int] = {}  # of the disks, as the slices and increments so far saw them
     done_bytes: int = 0
     total_bytes: int = 0
+    differed_bytes: int = 0  # of those done, in a resynchronisation
 
 
 def read_note(shipment: Shipment) -> SeedNote | None:
@@ -83,6 +90,7 @@ class Progress:
     done_bytes: int = 0
     total_bytes: int = 0
     resumed_bytes: int = 0
+    differed_bytes: int | None = None  # of those done, in a resynchronisation
     started: float = field(default=0.0)
 
     def __post_init__(self) -> None:
@@ -114,10 +122,14 @@ class Seed:
         progress: Progress,
         cancel: threading.Event,
         on_wait: Callable[[bool], None],
+        compared: Compared | None = None,
         slice_bytes: int = SLICE_BYTES,
         slice_seconds: float = SLICE_SECONDS,
     ) -> None:
-        """fresh: the target holds nothing. on_wait: told when the copy begins and ends to wait for room."""
+        """fresh: the target holds nothing. on_wait: told when the copy begins and ends to wait for room.
+
+        compared: what the target holds, if it can say so.
+        """
         self._bench = bench
         self._epoch = epoch
         self._fresh = fresh
@@ -125,6 +137,8 @@ class Seed:
         self._progress = progress
         self._cancel = cancel
         self._on_wait = on_wait
+        self._compared = compared.disks if compared is not None else {}
+        self._comparisons: dict[DiskId, Comparison] = {}
         self._slice_bytes = slice_bytes
         self._slice_seconds = slice_seconds
         self._logs = Logs(bench.tables)
@@ -154,7 +168,9 @@ class Seed:
 
     def _slices(self, shipment: Shipment, encoder: Encoder, note: SeedNote | None) -> SeedNote:
         resumed = note is not None
+        differed_before = 0
         if note is not None:
+            differed_before = note.differed_bytes
             progress = self._progress
             progress.done_bytes = progress.resumed_bytes = note.done_bytes
             progress.total_bytes = note.total_bytes
@@ -171,6 +187,10 @@ class Seed:
                     self._begin_logs(capture, resumed=resumed)
                 note = self._slice(capture, encoder, note)
             encoder.flush()
+            if note.resync:
+                differed = differed_before + encoder.kept_bytes
+                note = msgspec.structs.replace(note, differed_bytes=differed)
+                self._progress.differed_bytes = differed
             shipment.set_note(msgspec.json.encode(note), wait=True, cancel=self._cancel)
             crash_point(AFTER_SLICE)
         if not self._logs.logs:  # resumed after the last slice
@@ -201,6 +221,8 @@ class Seed:
         end = self._bench.clock.monotonic() + self._slice_seconds
         left = self._slice_bytes
         tracks = tracks_of(self._bench, capture, self._logs)
+        for track in tracks:
+            track.comparison = self._comparison(track, note)
         index, offset = note.disk, note.offset
         while index < len(tracks):
             disk, track = capture.disks[index], tracks[index]
@@ -213,6 +235,12 @@ class Seed:
                 return self._at(note, index, reached)
             index, offset = index + 1, 0
         return self._at(note, index, 0)
+
+    def _comparison(self, track: DiskTrack, note: SeedNote) -> Comparison | None:
+        theirs = self._compared.get(track.id)
+        if theirs is not None and track.id not in self._comparisons:
+            self._comparisons[track.id] = Comparison(theirs, note.sizes[track.id])
+        return self._comparisons.get(track.id)
 
     def _part(
         self,
@@ -228,7 +256,7 @@ class Seed:
         goal = int(rest.starts[0]) if len(rest) else size
         position = offset
         full = bool(len(rest))
-        for start, data in disk.read(now.pieces(READ_BYTES)):
+        for start, data in disk.read(now.pieces(READ_BYTES, aligned=True)):
             self._holes(encoder, track, position, start)
             encoder.feed(track, start, data)
             position = start + len(data)

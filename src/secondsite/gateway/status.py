@@ -166,4 +166,5 @@ def _first_copy(progress: Progress | None) -> FirstCopy | None:
         total_bytes=progress.total_bytes,
         bytes_per_second=progress.bytes_per_second,
         seconds_left=progress.seconds_left,
+        differed_bytes=progress.differed_bytes,
     )

@@ -28,12 +28,12 @@ from secondsite.base.crash import crash_point, mark
 from secondsite.base.files import fsync_directory
 from secondsite.base.parse import JSON_ERRORS
 from secondsite.base.units import KIB, SUB_BLOCK_BYTES
+from secondsite.journal.digests import UNKNOWN, ZERO
 from secondsite.model.ids import DiskId, MachineId
 
 Uint64s = NDArray[np.uint64]
 Bools = NDArray[np.bool_]
 
-UNKNOWN, ZERO = 0, 1
 AFTER_FOLD = mark("subblocks.after-fold")
 
 _MAGIC = b"ssSUBBLK"
@@ -57,16 +57,6 @@ class Stamp(msgspec.Struct, frozen=True, kw_only=True):
     epoch: int
     point: int
     size_bytes: int
-
-
-def values_of(digests: Uint64s) -> Uint64s:
-    """Table entries of sub-block digests, shape (n, 2): all zero is 1, everything else is above 1."""
-    low = digests[:, 0]
-    zero = (low == 0) & (digests[:, 1] == 0)
-    # a digest whose low half is 0 or 1 takes the other half, forced above 1: still 63 bits that must match
-    values = np.where(low > ZERO, low, digests[:, 1] | np.uint64(2))
-    values[zero] = ZERO
-    return values
 
 
 @dataclass(eq=False)
@@ -170,6 +160,21 @@ class SubBlockTable:
                 self._void(f"its volume failed: {error.strerror}", self._size_bytes)
                 return np.ones(len(values), dtype=np.bool_)
             return differs
+
+    def learn(self, log: SideLog, first: int, values: Uint64s) -> None:
+        """The target said what it holds of sub-blocks; nothing, once a void has cut `log` off.
+
+        Of a shipment whose log is dead nobody knows what it holds besides what the target does.
+        """
+        with self._lock:
+            if log.dead or first + len(values) > self.count:
+                return
+            try:
+                _write(self._fd, _HEADER_BYTES, first, values)
+            except OSError as error:
+                self._void(f"its volume failed: {error.strerror}", self._size_bytes)
+                return
+            self._known = True
 
     def not_zero(self, log: SideLog, first: int, count: int) -> Bools:
         """Which sub-blocks the target may hold as other than zeros; `log` then has them as zeros."""

@@ -17,8 +17,10 @@ Header (4,096 bytes), little-endian, then 16 bytes (two lanes) a sub-block
 
 from __future__ import annotations
 
+import errno
 import os
 import struct
+import sys
 import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -29,6 +31,7 @@ import xxhash
 from numpy.typing import NDArray
 
 from secondsite.base.units import SUB_BLOCK_BYTES
+from secondsite.journal.compare import RANGE_SUB_BLOCKS
 from secondsite.journal.digests import Digests, update_lanes
 from secondsite.model.ids import KeyId
 
@@ -123,6 +126,37 @@ class DigestTable:
         """Digests of distinct sub-blocks by number, ascending."""
         found = [self._read(part)[1] for part in _near(where)]
         return np.concatenate(found) if found else np.empty((0, 2), dtype=np.uint64)
+
+    def rows(self, first: int, count: int) -> Digests:
+        """Digests of a run of sub-blocks; zeros beyond the disk's end."""
+        data = os.pread(self._fd, 16 * count, HEADER_BYTES + 16 * first)
+        found = np.zeros((count, 2), dtype=np.uint64)
+        got = np.frombuffer(data, dtype="<u8").reshape(-1, 2)
+        found[: len(got)] = got
+        return found
+
+    def sums(self, first: int, count: int) -> Digests:
+        """Sums of the digests of `count` ranges from range `first` on. Holes of the file are not read."""
+        found = np.zeros((count, 2), dtype=np.uint64)
+        step = RUN_ROWS_MAX // RANGE_SUB_BLOCKS
+        number = first
+        while (number := self._next_used(number)) < first + count:
+            part = min(step, first + count - number)
+            rows = self.rows(number * RANGE_SUB_BLOCKS, part * RANGE_SUB_BLOCKS)
+            by_range = rows.reshape(part, RANGE_SUB_BLOCKS, 2)
+            found[number - first : number - first + part] = by_range.sum(axis=1, dtype=np.uint64)
+            number += part
+        return found
+
+    def _next_used(self, number: int) -> int:
+        """The first range from `number` on that the file has anything for; far beyond all: none."""
+        try:
+            at = os.lseek(self._fd, HEADER_BYTES + 16 * RANGE_SUB_BLOCKS * number, os.SEEK_DATA)
+        except OSError as error:
+            if error.errno != errno.ENXIO:
+                raise
+            return sys.maxsize
+        return (at - HEADER_BYTES) // (16 * RANGE_SUB_BLOCKS)
 
     def write(self, where: NDArray[np.int64], digests: Digests) -> tuple[int, int]:
         """Replace digests of distinct sub-blocks, ascending; returns the sum afterwards.

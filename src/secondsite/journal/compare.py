@@ -54,7 +54,7 @@ class Theirs(Protocol):
         """Of ranges by number, ascending: shape (n, 2); (0, 0) for one that reads as zeros."""
 
     def values(self, ranges: Int64s) -> Uint64s:
-        """Of ranges by number, ascending: shape (n, 256); what lies beyond the disk's end is of no meaning."""
+        """Of ranges by number, ascending: shape (n, 256); beyond the disk's end they mean nothing."""
 
 
 def sums_of(first: int, digests: Digests) -> tuple[Int64s, Digests]:
@@ -91,9 +91,7 @@ class Comparison:
         self._known = sub_blocks_of(size_bytes) if same else shorter // SUB_BLOCK_BYTES
         self._whole = ranges_of(size_bytes) if same else self._known // RANGE_SUB_BLOCKS
 
-    def settle(
-        self, pieces: Sequence[tuple[int, Digests]], holes: Sequence[tuple[int, int]] = ()
-    ) -> Settled:
+    def settle(self, pieces: Sequence[tuple[int, Digests]], holes: Sequence[tuple[int, int]] = ()) -> Settled:
         """pieces: (first sub-block, our digests). holes: (first sub-block, count), which read as zeros here.
 
         Raises what `theirs` raises.
@@ -213,7 +211,9 @@ def _parts(first: int, count: int) -> Iterator[tuple[int, int, int]]:
 def _edges(holes: Sequence[tuple[int, int]]) -> Int64s:
     """Ranges that holes cover in part."""
     cut = [first // RANGE_SUB_BLOCKS for first, _ in holes if first % RANGE_SUB_BLOCKS]
-    cut += [(first + count) // RANGE_SUB_BLOCKS for first, count in holes if (first + count) % RANGE_SUB_BLOCKS]
+    cut += [
+        (first + count) // RANGE_SUB_BLOCKS for first, count in holes if (first + count) % RANGE_SUB_BLOCKS
+    ]
     return np.unique(np.array(cut, dtype=np.int64))
 
 

@@ -119,11 +119,17 @@ class Extents:
         ends = np.minimum((self.ends + unit_bytes - 1) // unit_bytes * unit_bytes, size_bytes)
         return Extents.from_arrays(starts, ends)
 
-    def pieces(self, length_bytes_max: int) -> Iterator[tuple[int, int]]:
-        """``(offset, length)`` in ascending order, each at most `length_bytes_max`."""
+    def pieces(self, length_bytes_max: int, *, aligned: bool = False) -> Iterator[tuple[int, int]]:
+        """``(offset, length)`` in ascending order, each at most `length_bytes_max`.
+
+        aligned: cut at multiples of it, so that no piece crosses one.
+        """
         for start, end in self:
-            for offset in range(start, end, length_bytes_max):
-                yield offset, min(length_bytes_max, end - offset)
+            offset = start
+            while offset < end:
+                length = min(length_bytes_max - (offset % length_bytes_max if aligned else 0), end - offset)
+                yield offset, length
+                offset += length
 
     def take(self, total_bytes_max: int) -> tuple[Extents, Extents]:
         """Split after the first `total_bytes_max` bytes: (those, the rest)."""

@@ -160,3 +160,23 @@ class ShipmentLost(SecondsiteError):
     happened = "The changes of machine {machine} up to {what} cannot be sent: {why}."
     cause = "The target's store lost segments it had acknowledged, or the cache lost segments it held."
     action = "None: they are captured again, counted from the last committed checkpoint."
+
+
+class DigestsNotReady(SecondsiteError):
+    """The target's digest table does not hold the newest point now."""
+
+    code = "digests.not-ready"
+    outcome = Outcome.UNAVAILABLE
+    happened = "The digests of disk {disk} at point {point} are not there yet: {why}."
+    cause = "The target lost its digest table (a crash, a lost cache volume), and makes it again."
+    action = "None: it is asked again until the table is made."
+
+
+class DigestsRefused(SecondsiteError):
+    """The digests asked for are of a state that cannot be compared."""
+
+    code = "digests.other-state"
+    outcome = Outcome.REFUSED
+    happened = "The digests of disk {disk} at point {point} cannot be compared: {why}."
+    cause = "A point was committed meanwhile, or the disk has another key there."
+    action = "None: the source looks again where the target stands."

@@ -24,7 +24,7 @@ from secondsite.model.points import PointProposal
 from secondsite.transfer import wire
 from secondsite.transfer.errors import CertificateRefused, ProtocolViolation
 from secondsite.transfer.http import REASONS, Head, Wire, format_head
-from secondsite.transfer.protocols import ClaimRequest, Peer, Receiver, SegmentName
+from secondsite.transfer.protocols import ClaimRequest, DigestQuery, Peer, Receiver, SegmentName
 from secondsite.transfer.tls import (
     Revocation,
     TlsFiles,
@@ -238,9 +238,10 @@ class IngestServer:
                 return
 
     def _reply(self, connection: Wire, method: str, answer: Answer, *, close: bool) -> None:
-        headers = {"content-length": str(len(answer.body)), **answer.headers}
+        headers = {"content-length": str(len(answer.body))}
         if answer.body:
             headers["content-type"] = "application/json"
+        headers |= answer.headers
         if close:
             headers["connection"] = "close"
         start = f"HTTP/1.1 {answer.status} {REASONS.get(answer.status, 'Status')}"
@@ -318,6 +319,12 @@ class _Exchange:
                 proposal = wire.decode(self._body(wire.POINT_BYTES_MAX), PointProposal, peer=peer.name)
                 wire.check_proposal(proposal, route.machine, peer=peer.name)
                 return _json(201, self._receiver.commit(peer, proposal))
+            case "digests":
+                body = self._body(wire.DIGEST_QUERY_BYTES_MAX)
+                query = wire.decode_packed(body, DigestQuery, peer=peer.name)
+                wire.check_digests(query, route.machine, peer=peer.name)
+                answer = msgspec.msgpack.encode(self._receiver.digests(peer, query))
+                return Answer(200, answer, {"content-type": "application/msgpack"})
         assert route.segment is not None
         if method == "HEAD":
             offset, complete = self._receiver.segment_offset(peer, route.segment)

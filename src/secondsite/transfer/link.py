@@ -35,6 +35,8 @@ from secondsite.transfer.http import Head, Wire, format_head
 from secondsite.transfer.protocols import (
     ClaimRequest,
     CommittedPoint,
+    DigestAnswer,
+    DigestQuery,
     Payload,
     SegmentName,
     TargetHead,
@@ -53,6 +55,8 @@ CONNECT_SECONDS = 10.0
 IDLE_SECONDS = 30.0
 # A commit of a first copy checks a quarter of a million objects at the target before it answers.
 ANSWER_SECONDS = 300.0
+# A source may be waiting with a capture open: a table of 32 GiB is summed in a second or two.
+DIGESTS_SECONDS = 60.0
 # Shorter than the listener's 75 s, so that a connection is not used at the moment the other side closes it.
 POOLED_SECONDS_MAX = 50.0
 
@@ -171,6 +175,18 @@ class HttpsLink:
         """See `Link`."""
         body = msgspec.json.encode(proposal)
         return self._json("POST", f"/v1/machines/{proposal.machine}/points", body, CommittedPoint)
+
+    def digests(self, query: DigestQuery) -> DigestAnswer:
+        """See `Link`."""
+        target = f"/v1/machines/{query.machine}/digests"
+        body = msgspec.msgpack.encode(query)
+
+        def attempt(connection: Connection) -> DigestAnswer:
+            headers = {"content-type": "application/msgpack"}
+            _, answer = connection.exchange("POST", target, headers, body, seconds=DIGESTS_SECONDS)
+            return wire.decode_packed(answer, DigestAnswer, peer=self._peer)
+
+        return self._with_connection(attempt)
 
     def close(self) -> None:
         """See `Link`."""

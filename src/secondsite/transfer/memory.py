@@ -13,6 +13,8 @@ from secondsite.transfer.errors import LinkDown, TransferCancelled
 from secondsite.transfer.protocols import (
     ClaimRequest,
     CommittedPoint,
+    DigestAnswer,
+    DigestQuery,
     Payload,
     Peer,
     Receiver,
@@ -86,6 +88,12 @@ class MemoryLink:
         self._up()
         wire.check_proposal(proposal, proposal.machine, peer=self._peer.name)
         return self._receiver.commit(self._peer, proposal)
+
+    def digests(self, query: DigestQuery) -> DigestAnswer:
+        """See `Link`."""
+        self._up()
+        wire.check_digests(query, query.machine, peer=self._peer.name)
+        return self._receiver.digests(self._peer, query)
 
     def close(self) -> None:
         """See `Link`."""

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import threading
 from pathlib import Path
-from typing import Protocol
+from typing import Literal, Protocol
 
 import msgspec
 
@@ -109,6 +109,40 @@ class ClaimRequest(msgspec.Struct, frozen=True, kw_only=True):
     expected_hash: str
 
 
+class DigestQuery(msgspec.Struct, frozen=True, kw_only=True):
+    """What does the target hold of a disk, as of a point? For hash compare (`journal.compare`).
+
+    Level "sums" asks for the sums of `count` ranges of 1 MiB from number `first` on; level "values" for 64
+    bits of each 4 KiB of the `ranges`, ascending. From the target's digest table, which holds the newest
+    point alone, or, with `reread`, from the stored data of any point, read for this.
+    """
+
+    machine: MachineId
+    disk: DiskId
+    key_id: KeyId  # of the data key our digests are made with
+    point: int
+    level: Literal["sums", "values"]
+    first: int = 0
+    count: int = 0
+    ranges: tuple[int, ...] = ()
+    reread: bool = False
+    version: int = 1
+
+
+class DigestAnswer(msgspec.Struct, frozen=True, kw_only=True):
+    """The answer, with zeros left out: `used` has a bit for each range (or sub-block), lowest first.
+
+    `digests` holds, for each bit that is set, 16 bytes (sums, two lanes) or 8 (values), little-endian. What
+    lies beyond the disk's end reads as zeros.
+    """
+
+    point: int
+    size_bytes: int  # of the disk at that point
+    used: bytes
+    digests: bytes
+    version: int = 1
+
+
 class Link(Protocol):
     """A source's way to its target. Thread-safe; each call blocks until answered, failed or cancelled."""
 
@@ -128,6 +162,9 @@ class Link(Protocol):
 
     def commit(self, proposal: PointProposal) -> CommittedPoint:
         """Commit a point whose segments were all sent; the same proposal again gives the same point."""
+
+    def digests(self, query: DigestQuery) -> DigestAnswer:
+        """What the target holds. Codes: ``digests.not-ready`` (ask again), ``digests.other-state``."""
 
     def close(self) -> None:
         """End the connections; calls in progress fail."""
@@ -175,6 +212,9 @@ class Receiver(Protocol):
 
     def commit(self, peer: Peer, proposal: PointProposal) -> CommittedPoint:
         """Verify and commit a point."""
+
+    def digests(self, peer: Peer, query: DigestQuery) -> DigestAnswer:
+        """Answer from the digest table, or from the stored data."""
 
 
 def can_retry(error: SecondsiteError) -> bool:

@@ -113,11 +113,11 @@ class LinkShipper:
     def reopen(self, shipment: Shipment) -> Shipment:
         """See `shipping.Shipper`."""
         assert isinstance(shipment, _Shipment), "a shipment of this shipper"
-        if shipment.error is None:
-            return shipment
         shipment.cancel.set()
         with self._changed:
             self._forget_waiting(shipment)
+        shipment.batch.rewind()
+        with self._changed:
             again = _Shipment(self, shipment.batch, first_order=shipment.next_order)
             self._shipments[self._shipments.index(shipment)] = again
         again.requeue()

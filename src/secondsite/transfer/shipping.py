@@ -102,7 +102,10 @@ class Shipper(Protocol):
         """Unfinished ones, oldest first; also those from before a restart."""
 
     def reopen(self, shipment: Shipment) -> Shipment:
-        """Go on with an open shipment, also after an error that ended it: as after a restart."""
+        """Go on with an open shipment from its last note, also after an error that ended it.
+
+        Segments added after the note are dropped: whoever keeps a note does again what follows it.
+        """
 
     def has_room(self, size_bytes: int) -> bool:
         """Whether the cache could take so much more; ask before a cycle begins."""

@@ -51,6 +51,7 @@ LOG_BYTES_MAX = 256 * MIB
 _SMALL_BYTES_MAX = 4 * KIB
 _GONE = ".gone-"
 _NOTED = b'"noted"'  # a line of the log: everything above belongs to the note
+_REWOUND = b'"rewound"'  # a line of the log: what was added since the note is dropped
 
 
 class _Header(msgspec.Struct, frozen=True, kw_only=True):
@@ -217,6 +218,8 @@ class Batch:
         self._log = os.open(
             path / "segments.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600
         )
+        self._noted: set[SegmentId] = set()  # added before the last note
+        self._dropped: set[SegmentId] = set()  # by `rewind`; a worker may still acknowledge one
         self._gone = False
         self.proposal: PointProposal | None = None
         self.note = b""
@@ -295,6 +298,8 @@ class Batch:
         """The target has it, durable. Its bytes stay for a while, as long as nothing else needs the room."""
         line = _Line(order=order, ref=ref, sent=True)
         with self._lock:
+            if ref.id in self._dropped:
+                return
             self._lines[ref.id] = line
             if self._gone:
                 return
@@ -336,11 +341,30 @@ class Batch:
                 for id_ in list(self._unlogged):
                     self._write_line(self._lines[id_])
                 self._write_text(_NOTED)
+                self._noted = set(self._lines)
             os.fsync(self._log)
             replace_file(self._path / "note", note)
         except OSError as error:
             raise self._spool.full(len(note), error) from error
         self.note = note
+
+    def rewind(self) -> None:
+        """Drop the segments added since the last note. Raises CacheFull, CacheLost."""
+        with self._lock:
+            dropped = self._lines.keys() - self._noted
+            if not dropped:
+                return
+            try:
+                self._write_text(_REWOUND)
+            except OSError as error:
+                raise self._spool.full(0, error) from error
+            self._dropped |= dropped
+            for id_ in dropped:
+                del self._lines[id_]
+                self._unlogged.discard(id_)
+                if id_ in self._files:
+                    self._segment_path(id_).unlink(missing_ok=True)
+                    self._spool.release(self._files.pop(id_))
 
     def seal(self, proposal: PointProposal) -> None:
         """Keep the proposal, durable; every segment of it is kept or acknowledged already."""
@@ -399,10 +423,11 @@ class Batch:
 
     def _read_back(self) -> None:
         remove_leftovers(self._path)
-        noted: set[SegmentId] = set()  # added before the last note
         for text in _read(self._path / "segments.log", LOG_BYTES_MAX).split(b"\n"):
             if text == _NOTED:
-                noted = set(self._lines)
+                self._noted = set(self._lines)
+            elif text == _REWOUND:
+                self._lines = {i: line for i, line in self._lines.items() if i in self._noted}
             with contextlib.suppress(msgspec.DecodeError):  # a power cut may tear the last line
                 line = msgspec.json.decode(text, type=_Line)
                 self._lines[line.ref.id] = line
@@ -415,7 +440,7 @@ class Batch:
             self._unchecked.add(known.ref.id)
             self._spool.count(known.ref.stored_bytes)
         self._lines = {i: line for i, line in self._lines.items() if line.sent or i in self._files}
-        if not noted <= self._lines.keys():
+        if not self._noted <= self._lines.keys():
             # a power cut took bytes that were not synced: what the note says of them is not true any more
             raise ValueError("segments from before the note are gone")
         with contextlib.suppress(FileNotFoundError):

@@ -7,12 +7,14 @@
     PUT  /v1/machines/{m}/keys/{id}
     POST /v1/machines/{m}/claims       ClaimRequest          -> Claim
     POST /v1/machines/{m}/points       PointProposal         -> CommittedPoint
+    POST /v1/machines/{m}/digests      DigestQuery           -> DigestAnswer, both MessagePack
 
-Bodies but segments and keys are JSON; an error's body is `SecondsiteError.as_dict()`.
+Bodies but segments, keys and digests are JSON; an error's body is `SecondsiteError.as_dict()`.
 """
 
 from __future__ import annotations
 
+import itertools
 import re
 from typing import TypeVar
 
@@ -24,7 +26,7 @@ from secondsite.base.units import KIB, MIB
 from secondsite.model.ids import KeyId, MachineId, disk_id, key_id, machine_id, segment_id
 from secondsite.model.points import PointProposal
 from secondsite.transfer.errors import CertificateRefused, PeerNotAllowed, ProtocolViolation
-from secondsite.transfer.protocols import ClaimRequest, SegmentName
+from secondsite.transfer.protocols import ClaimRequest, DigestQuery, SegmentName
 
 PORT = 9443
 # A segment holds at most 16 MiB of data, and blocks that do not shrink are stored as they are: sealing, index
@@ -37,6 +39,14 @@ POINT_BYTES_MAX = 64 * MIB
 # What a target answers: heads and points carry disks but no segments.
 ANSWER_BYTES_MAX = 1 * MIB
 EPOCH_MAX = 99_999_999
+# Hash compare. Sums of 32 GiB, or values of 256 MiB, fit half a MiB; a target reads again at most 64 MiB of
+# stored data for one request, some seconds' work.
+DIGEST_VERSION = 1
+DIGEST_QUERY_BYTES_MAX = 16 * KIB
+SUMS_MAX = 32 * 1024
+VALUES_MAX = 256
+REREAD_MAX = 64
+RANGE_NUMBER_MAX = 2**43  # of the largest size an image may have, 2^63 bytes
 
 _HEX64 = re.compile(r"[0-9a-f]{64}\Z")
 _HEX32 = re.compile(r"[0-9a-f]{32}\Z")
@@ -48,7 +58,7 @@ T = TypeVar("T")
 class Route(msgspec.Struct, frozen=True, kw_only=True):
     """A request's target, parsed."""
 
-    kind: str  # "health", "head", "segment", "key", "claims" or "points"
+    kind: str  # "health", "head", "segment", "key", "claims", "points" or "digests"
     machine: MachineId = MachineId("")
     segment: SegmentName | None = None
     key: KeyId = KeyId("")
@@ -61,6 +71,7 @@ METHODS = {
     "key": ("PUT",),
     "claims": ("POST",),
     "points": ("POST",),
+    "digests": ("POST",),
 }
 
 
@@ -69,7 +80,7 @@ def parse_target(target: str) -> Route | None:
     match target.split("/"):
         case ["", "v1", "health"]:
             return Route(kind="health")
-        case ["", "v1", "machines", machine, "head" | "claims" | "points" as kind]:
+        case ["", "v1", "machines", machine, "head" | "claims" | "points" | "digests" as kind]:
             return Route(kind=kind, machine=_machine(machine))
         case ["", "v1", "machines", machine, "keys", key]:
             return Route(kind="key", machine=_machine(machine), key=key_id(key))
@@ -103,6 +114,37 @@ def decode(data: bytes | bytearray, kind: type[T], *, peer: str) -> T:
         return msgspec.json.decode(data, type=kind)
     except JSON_ERRORS as error:
         raise ProtocolViolation(peer=peer, why=f"a body that does not parse ({error})") from None
+
+
+def decode_packed(data: bytes | bytearray, kind: type[T], *, peer: str) -> T:
+    """A MessagePack body as `kind`. Raises ProtocolViolation."""
+    try:
+        return msgspec.msgpack.decode(data, type=kind)
+    except (msgspec.DecodeError, RecursionError, ValueError) as error:
+        raise ProtocolViolation(peer=peer, why=f"a body that does not parse ({error})") from None
+
+
+def check_digests(query: DigestQuery, machine: MachineId, *, peer: str) -> None:
+    """Raise ProtocolViolation or InvalidInput unless the query is of its URL's machine and within limits."""
+    if query.machine != machine:
+        raise ProtocolViolation(peer=peer, why="the query is of another machine than its URL")
+    if query.version != DIGEST_VERSION:
+        raise ProtocolViolation(
+            peer=peer, why=f"digests of version {query.version}, known is {DIGEST_VERSION}"
+        )
+    disk_id(query.disk)
+    key_id(query.key_id)
+    if query.level == "sums":
+        asked, limit, last = query.count, SUMS_MAX, query.first + query.count
+        fits = not query.ranges and query.first >= 0
+    else:
+        asked, limit, last = len(query.ranges), VALUES_MAX, max(query.ranges, default=0)
+        fits = not query.first and not query.count and min(query.ranges, default=0) >= 0
+        fits = fits and all(a < b for a, b in itertools.pairwise(query.ranges))
+    if query.reread:
+        limit = REREAD_MAX
+    if not fits or not 0 < asked <= limit or last > RANGE_NUMBER_MAX or not 0 < query.point < 10**16:
+        raise ProtocolViolation(peer=peer, why="a query of digests that is out of its range")
 
 
 def check_claim(request: ClaimRequest, machine: MachineId, *, peer: str) -> None:
