@@ -73,7 +73,8 @@ class Committing:
                 crash_point(AFTER_COMMIT)
                 self._done(captured, point, hooks)
             except TransferCancelled:
-                continue
+                with self._changed:  # the shipper closes first, the loop a moment later: not to spin till then
+                    self._changed.wait(0.1)
             except SecondsiteError as error:
                 self._board.trouble(error, critical=not can_retry(error))
                 self.give_up(str(error), hooks)
