@@ -9,6 +9,7 @@ from secondsite.journal.format import SEGMENT_BYTES_MAX
 from secondsite.journal.segment_head import DISK_BYTES_MAX
 from secondsite.model.ids import disk_id, key_id, machine_id, segment_id
 from secondsite.model.points import Claim, Point, Record, SegmentRef, Span
+from secondsite.model.signals import signals_wrong
 
 _HEX32, _HEX64 = re.compile(r"[0-9a-f]{32}\Z"), re.compile(r"[0-9a-f]{64}\Z")
 SPAN_ID = re.compile(r"\d{16}-\d{16}-[0-9a-f]{8}\Z")
@@ -53,6 +54,8 @@ def _point_wrong(point: Point) -> str | None:
             return f"its disk {disk.id} has {disk.size_bytes} bytes"
         if disk.fingerprint is not None and not _HEX32.match(disk.fingerprint):
             return f"the fingerprint of its disk {disk.id} does not parse"
+    if point.measured is not None and (wrong := signals_wrong(point.measured)):
+        return wrong
     return next(filter(None, map(_segment_wrong, point.segments)), None)
 
 

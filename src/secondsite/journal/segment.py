@@ -160,6 +160,15 @@ class SegmentWriter:
         self.data_bytes += len(data)
 
     @property
+    def blocks(self) -> int:
+        """How many blocks it has, zeros included."""
+        return len(self._rows)
+
+    def packed_since(self, number: int) -> list[tuple[int, int, int]]:
+        """``(offset, length, bytes packed)`` of the blocks from `number` on that are not zeros."""
+        return [(row[0], row[1], row[4] - TAG_BYTES) for row in self._rows[number:] if row[2] != KIND_ZERO]
+
+    @property
     def blocks_left(self) -> int:
         """How many blocks more it may have."""
         return BLOCKS_MAX - len(self._rows)

@@ -7,6 +7,7 @@ import enum
 import msgspec
 
 from secondsite.model.ids import DiskId, KeyId, MachineId, SegmentId
+from secondsite.model.signals import Signals
 
 
 class Consistency(enum.Enum):
@@ -56,6 +57,8 @@ class PointProposal(msgspec.Struct, frozen=True, kw_only=True):
     definition: bytes  # a sealed `Definition`, see journal.manifest
     changed_bytes: int = 0  # as the source's tracking counted, before hashing dropped anything
     frozen_seconds: float | None = None
+    # What was written, for the detector; unset in records of before (and not written there: same bytes).
+    signals: Signals | msgspec.UnsetType = msgspec.UNSET
 
 
 class Point(PointProposal, frozen=True, kw_only=True):
@@ -69,6 +72,11 @@ class Point(PointProposal, frozen=True, kw_only=True):
     def sent_bytes(self) -> int:
         """Stored bytes of its segments."""
         return sum(segment.stored_bytes for segment in self.segments)
+
+    @property
+    def measured(self) -> Signals | None:
+        """Its signals, if its source measured them."""
+        return None if isinstance(self.signals, msgspec.UnsetType) else self.signals
 
 
 class Claim(msgspec.Struct, frozen=True, kw_only=True):
