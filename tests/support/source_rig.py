@@ -7,10 +7,10 @@ import threading
 from collections.abc import Callable
 from pathlib import Path
 
-from secondsite.base.clock import SystemClock
+from secondsite.base.clock import Clock, SystemClock
 from secondsite.base.units import GIB, KIB, MIB
 from secondsite.fabrics.memory import MemoryFabric
-from secondsite.gateway.cycle import Bench
+from secondsite.gateway.cycle import Bench, Furnished
 from secondsite.gateway.events import EventLog
 from secondsite.gateway.fingerprints import Fingerprints
 from secondsite.gateway.receive import GatewayReceiver, PeerRule
@@ -43,10 +43,11 @@ class Rig:
         *,
         disks: dict[str, int] | None = None,
         limit_bytes: int = GIB,
+        clock: Clock | None = None,
         link: Callable[[GatewayReceiver], Link] | None = None,
     ) -> None:
         self.directory = directory
-        self.clock = SystemClock()
+        self.clock: Clock = clock or SystemClock()
         self.events = EventLog(self.clock)
         self.fabric = MemoryFabric(clock=self.clock)
         self.machine = self.fabric.add_machine("shop", disks or {"vda": 8 * MIB, "vdb": 4 * MIB})
@@ -75,9 +76,7 @@ class Rig:
         self.keys: dict[DiskId, DiskKey] = {}
         self.wrapped: dict[KeyId, bytes] = {}
         for disk in self.fabric.open_source(self.machine).machine.disks:
-            key = DiskKey.create()
-            self.keys[disk.id] = key
-            self.wrapped[key.id] = encode_wrapped(self.vault, self.machine, disk.id, key)
+            self._key(disk.id)
         self.shipper: LinkShipper
         self.tables: dict[DiskId, SubBlockTable]
         self.replication: Replication | None = None
@@ -99,12 +98,7 @@ class Rig:
             spill_seconds=0.05,
             policy=RetryPolicy(first_seconds=0.01, seconds_max=0.05),
         )
-        self.tables = {
-            disk: SubBlockTable(
-                self.directory / "subblocks" / f"{disk}.table", self.machine, disk, on_void=self._void(disk)
-            )
-            for disk in self.keys
-        }
+        self.tables = {disk: self._table(disk) for disk in self.keys}
         board = Board(
             self.machine,
             "shop",
@@ -116,13 +110,14 @@ class Rig:
         bench = Bench(
             machine=self.machine,
             name="shop",
-            source=self.fabric.open_source(self.machine),
+            source=self.fabric.open_source(self.machine, taken=True),
             shipper=self.shipper,
             vault=self.vault,
-            keys=self.keys,
+            keys=dict(self.keys),
             tables=self.tables,
             clock=self.clock,
             events=self.events,
+            furnish=self._furnish,
         )
         self.replication = Replication(
             bench,
@@ -135,6 +130,21 @@ class Rig:
         if start:
             self.replication.start()
         return self.replication
+
+    def _key(self, disk: DiskId) -> DiskKey:
+        if disk not in self.keys:
+            key = DiskKey.create()
+            self.keys[disk] = key
+            self.wrapped[key.id] = encode_wrapped(self.vault, self.machine, disk, key)
+        return self.keys[disk]
+
+    def _table(self, disk: DiskId) -> SubBlockTable:
+        path = self.directory / "subblocks" / f"{disk}.table"
+        return SubBlockTable(path, self.machine, disk, on_void=self._void(disk))
+
+    def _furnish(self, disk: DiskId) -> Furnished:
+        key = self._key(disk)
+        return Furnished(key=key, wrapped=self.wrapped[key.id], table=self._table(disk))
 
     def _void(self, disk: DiskId) -> Callable[[str], None]:
         def tell(why: str) -> None:
@@ -162,7 +172,10 @@ class Rig:
         return {disk: shown.read(0, shown.size_bytes) for disk, shown in view.disks.items()}
 
     def content(self) -> dict[str, bytes]:
-        return {disk: self.fabric.content(self.machine, disk) for disk in self.keys}
+        source = self.fabric.open_source(self.machine, taken=True)
+        refused = self.fabric._find(self.machine).refused
+        disks = [disk.id for disk in source.machine.disks if disk.id not in refused]
+        return {disk: self.fabric.content(self.machine, disk) for disk in disks}
 
     def codes(self) -> list[str]:
         return [event.code for _, event in self.events.since(0, 100_000)]
@@ -180,7 +193,7 @@ class Rig:
     def scribble(self, count: int = 20) -> None:
         """Writes of the guest all over its disks."""
         for _ in range(count):
-            disk = self.chance.choice(list(self.keys))
+            disk = self.chance.choice(list(self.content()))
             size = len(self.fabric.content(self.machine, disk))
             length = self.chance.choice([512, 4 * KIB, 20 * KIB, 70_000])
             offset = self.chance.randrange((size - length) // 512) * 512

@@ -136,6 +136,10 @@ class Source(Protocol):
 
         As after a machine was defined again, or came back from another host. False when there is nothing to
         find; True when `checkpoint` is listed again and counts what changed since.
+
+        Raises:
+            SourceOff: only the running hypervisor could tell.
+            SourceGone: the machine or its host does not answer.
         """
 
     def forget(self, checkpoint: str) -> None:
@@ -204,8 +208,12 @@ class Fabric(Protocol):
     def pools(self) -> Sequence[Pool]:
         """Its storage pools."""
 
-    def open_source(self, machine: MachineId, disks: Sequence[DiskId] | None = None) -> Source:
+    def open_source(
+        self, machine: MachineId, disks: Sequence[DiskId] | None = None, *, taken: bool = False
+    ) -> Source:
         """Take a machine under protection (all disks, also those it gets later, or those named).
+
+        taken: it is under protection already; what cannot be carried any more is for its captures to say.
 
         Raises:
             MachineUnknown: no machine has this id.

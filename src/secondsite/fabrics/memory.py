@@ -61,14 +61,16 @@ class MemoryFabric(MemoryGuests):
         """See `Fabric`."""
         return [Pool(name="memory", path="", active=True, capacity_bytes=GIB, free_bytes=GIB)]
 
-    def open_source(self, machine: MachineId, disks: Sequence[DiskId] | None = None) -> MemorySource:
+    def open_source(
+        self, machine: MachineId, disks: Sequence[DiskId] | None = None, *, taken: bool = False
+    ) -> MemorySource:
         """See `Fabric`."""
         self._check_daemon()
         found = self._find(machine)
         chosen = [name for name in found.disks if disks is None or name in disks]
         reasons = list(found.unprotectable)
         reasons += [f"it has no disk {name}" for name in disks or () if name not in found.disks]
-        if reasons or not chosen:
+        if not taken and (reasons or not chosen):
             why = "; ".join(reasons) or "it has no disk to protect"
             raise errors.Unprotectable(machine=found.name, reasons=why)
         return MemorySource(found, disks, self._clock, self._check_daemon)

@@ -281,8 +281,10 @@ class MemorySource:
             self._here()
             if checkpoint in machine.checkpoints:
                 return True
+            if self.power() is not PowerState.RUNNING:
+                raise self._is_off()
             holders = [disk for disk in self._ours() if checkpoint in disk.dirty]
-            if not holders or machine.power is not PowerState.RUNNING:
+            if not holders:
                 return False
             order = list(holders[0].dirty)
             later = [name for name in machine.checkpoints if name in order[order.index(checkpoint) :]]
@@ -323,6 +325,10 @@ class MemorySource:
         if self._machine.away:
             raise errors.SourceMoved(machine=self._machine.name, why=self._machine.away)
 
+    def _is_off(self) -> errors.SourceOff:
+        how = "its hypervisor process was killed" if self._machine.killed else "it was shut down"
+        return errors.SourceOff(machine=self._machine.name, why=how)
+
     def _is_wanted(self, disk: DiskId) -> bool:
         return disk in self._machine.disks and (self._wanted is None or disk in self._wanted)
 
@@ -333,8 +339,7 @@ class MemorySource:
     def _check_ready(self, since: str | None) -> None:
         machine = self._machine
         if self.power() is not PowerState.RUNNING:
-            how = "its hypervisor process was killed" if machine.killed else "it was shut down"
-            raise errors.SourceOff(machine=machine.name, why=how)
+            raise self._is_off()
         if not self._ours():
             raise errors.SourceGone(machine=machine.name, why="it has none of its protected disks any more")
         if machine.busy or machine.capture is not None:

@@ -19,7 +19,7 @@ class Checkpoints:
     def __init__(self, source: Source) -> None:
         self._source = source
         self._number = 0  # of the newest name given or seen
-        self._lost: set[str] = set()
+        self._lost_until = 0  # none up to this number can be counted from
 
     def seen(self, names: Iterable[str]) -> None:
         """Names in use anywhere: the next one's number is above all of theirs."""
@@ -30,13 +30,21 @@ class Checkpoints:
         self._number += 1
         return plan.checkpoint_name(epoch, self._number, secrets.token_hex(4))
 
-    def lost(self, name: str) -> None:
-        """The source said it cannot count from it, although it may go on listing it."""
-        self._lost.add(name)
+    def lost_all(self) -> None:
+        """The source cannot count from the newest, although it may go on listing it: from none of them.
+
+        What broke one bitmap of an image (a killed hypervisor, another image in its place) broke all.
+        """
+        self._lost_until = self._number
+
+    def listed(self) -> list[str]:
+        """Ours at the source, oldest first."""
+        return list(self._source.checkpoints())
 
     def usable(self) -> list[str]:
         """Ours at the source without the lost ones, oldest first."""
-        return [name for name in self._source.checkpoints() if name not in self._lost]
+        listed = self._source.checkpoints()
+        return [name for name in listed if plan.checkpoint_number(name) > self._lost_until]
 
     def tidy(self, *, committed: str | None, newest: str) -> None:
         """Forget what rule 9 does not keep."""

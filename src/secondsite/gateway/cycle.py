@@ -11,26 +11,29 @@ from __future__ import annotations
 import contextlib
 import secrets
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import msgspec
 
 from secondsite.base.clock import Clock
 from secondsite.base.crash import crash_point, mark
-from secondsite.base.errors import SecondsiteError
-from secondsite.base.units import MIB, SUB_BLOCK_BYTES
+from secondsite.base.errors import Outcome, SecondsiteError
+from secondsite.base.units import GIB, MIB, SUB_BLOCK_BYTES
 from secondsite.fabrics.base import Capture, DiskCapture, Instant, Quiesce, Source
+from secondsite.fabrics.errors import Unprotectable
 from secondsite.gateway.encode import DiskTrack, Encoder
+from secondsite.gateway.findings import DiskFact, facts_of
 from secondsite.gateway.subblocks import SideLog, SubBlockTable
 from secondsite.journal.keys import DiskKey, VaultKey
 from secondsite.journal.manifest import seal_definition
 from secondsite.model.events import EventSink
 from secondsite.model.extents import Extents
-from secondsite.model.ids import DiskId, MachineId
+from secondsite.model.ids import DiskId, KeyId, MachineId
 from secondsite.model.machines import Definition
 from secondsite.model.machines import Mapping as SiteMapping
 from secondsite.model.points import DiskState, PointProposal
+from secondsite.transfer.protocols import CommittedPoint
 from secondsite.transfer.shipping import Shipment, Shipper
 
 AFTER_CAPTURE = mark("cycle.after-capture")
@@ -38,6 +41,47 @@ BEFORE_SEAL = mark("cycle.before-seal")
 AFTER_SEAL = mark("cycle.after-seal")
 
 READ_BYTES = 1 * MIB
+
+
+# What one capture may have to read of disks that are not tracked: some seconds. More is read in slices.
+UNTRACKED_BYTES_MAX = 2 * GIB
+
+
+class DisksAppeared(SecondsiteError):
+    """A capture holds disks that keys and tables are to be made for first; nothing was captured."""
+
+    code = "replicate.disks-appeared"
+    outcome = Outcome.UNAVAILABLE
+    happened = "{machine} has got disks: {names}."
+    cause = "Somebody added them."
+    action = "None: they are taken in, and the capture is repeated."
+
+    def __init__(self, *, machine: str, disks: Sequence[DiskId]) -> None:
+        self.disks = tuple(disks)
+        super().__init__(machine=machine, names=", ".join(disks))
+
+
+class TooMuchUntracked(SecondsiteError):
+    """Disks that are to be read whole hold too much for one capture; nothing was captured."""
+
+    code = "replicate.too-much-untracked"
+    outcome = Outcome.UNAVAILABLE
+    happened = "{machine} has disks that have to be read whole: {names}."
+    cause = "They were added, or their images lost track of what changed."
+    action = "None: they are read in slices."
+
+    def __init__(self, *, machine: str, sizes: Mapping[DiskId, int]) -> None:
+        self.sizes = dict(sizes)
+        super().__init__(machine=machine, names=", ".join(sizes))
+
+
+@dataclass(frozen=True)
+class Furnished:
+    """What a disk needs to be copied."""
+
+    key: DiskKey
+    wrapped: bytes  # the key as it travels
+    table: SubBlockTable
 
 
 @dataclass(eq=False)
@@ -49,10 +93,11 @@ class Bench:
     source: Source
     shipper: Shipper
     vault: VaultKey
-    keys: Mapping[DiskId, DiskKey]
-    tables: Mapping[DiskId, SubBlockTable]
+    keys: dict[DiskId, DiskKey]
+    tables: dict[DiskId, SubBlockTable]
     clock: Clock
     events: EventSink
+    furnish: Callable[[DiskId], Furnished] | None = None  # for a disk the machine got later
     level: int = 1
     mapping: SiteMapping | None = None
     _sealed: tuple[Definition, bytes] | None = None
@@ -63,6 +108,34 @@ class Bench:
         if self._sealed is None or self._sealed[0] != found:
             self._sealed = (found, seal_definition(found, self.vault, self.machine))
         return self._sealed[1]
+
+    def take_in(self, disks: Sequence[DiskId]) -> dict[KeyId, bytes]:
+        """Make keys and tables for disks; returns the keys as they travel."""
+        wrapped = {}
+        for disk in disks:
+            assert self.furnish is not None, "made for a machine whose disks do not change"
+            made = self.furnish(disk)
+            self.keys[disk], self.tables[disk] = made.key, made.table
+            made.table.void("")  # of whatever had its name before
+            wrapped[made.key.id] = made.wrapped
+        return wrapped
+
+    def expect_tables(self, point: CommittedPoint) -> bool:
+        """Keep the tables that speak of what the target holds at `point`, void the others; True: all were."""
+        sizes = {disk.id: disk.size_bytes for disk in point.disks}
+        for disk in self.tables.keys() - sizes.keys():
+            self.tables[disk].void("")
+        kept = [
+            self.tables[disk].expect(epoch=point.epoch, point=point.number, size_bytes=size)
+            for disk, size in sizes.items()
+            if disk in self.tables
+        ]
+        return all(kept)
+
+    def void_tables(self, why: str) -> None:
+        """What the target holds is not known."""
+        for table in self.tables.values():
+            table.void(why)
 
 
 @dataclass(eq=False)
@@ -97,6 +170,8 @@ class Captured:
     sent_bytes: int = 0
     seconds: float = 0.0
     note: str = ""  # why its consistency is less than was asked for
+    disks: tuple[DiskFact, ...] = ()  # as captured; none for one an earlier process captured
+    left_out: Mapping[DiskId, str] = field(default_factory=dict)
 
     def abandon(self) -> None:
         """It will not be committed."""
@@ -119,10 +194,31 @@ def tracks_of(bench: Bench, capture: Capture, logs: Logs) -> list[DiskTrack]:
     ]
 
 
-def fit_tables(bench: Bench, capture: Capture) -> None:
-    """A resize voids a disk's table (rule 1): its sub-blocks are others now."""
+def require_known(bench: Bench, capture: Capture, parent: Collection[str]) -> None:
+    """Raise unless a capture's disks can be copied as they are; `parent`: those of the instant before."""
+    gone = {disk: why for disk, why in capture.left_out.items() if disk in parent}
+    if gone:
+        raise Unprotectable(machine=bench.name, reasons="; ".join(gone.values()))
+    unknown = [disk.id for disk in capture.disks if disk.id not in bench.keys]
+    if unknown:
+        raise DisksAppeared(machine=bench.name, disks=unknown)
+
+
+def _require_small(bench: Bench, capture: Capture) -> None:
+    whole = {disk.id: disk.changed().total_bytes for disk in capture.disks if disk.untracked}
+    if sum(whole.values()) > UNTRACKED_BYTES_MAX:
+        raise TooMuchUntracked(machine=bench.name, sizes=whole)
+
+
+def fit_tables(bench: Bench, capture: Capture, parent: Collection[DiskId] | None = None) -> None:
+    """A resize voids a disk's table (rule 1): its sub-blocks are others now.
+
+    So does its absence from the instant before (`parent`): what the target held of its name may be gone.
+    """
     for disk in capture.disks:
         table = bench.tables[disk.id]
+        if parent is not None and disk.id not in parent:
+            table.void("", size_bytes=disk.size_bytes)
         if table.size_bytes != disk.size_bytes:
             why = f"the disk was resized from {table.size_bytes} to {disk.size_bytes} bytes"
             table.void(why if table.size_bytes else "", size_bytes=disk.size_bytes)
@@ -139,11 +235,17 @@ def read_increment(
 ) -> int:
     """Feed what changed on a disk since its parent; returns the bytes tracking counted.
 
-    A disk that grew reads as zeros in its new part, which the target must learn (rule 12).
+    A disk that grew reads as zeros in its new part, which the target must learn (rule 12); of one that is not
+    tracked everything is read, and its holes are zeros.
     """
     size = disk.size_bytes
     changed = disk.changed().align(SUB_BLOCK_BYTES, size)
     counted = changed.total_bytes
+    if disk.untracked:
+        for start, end in Extents.of([(0, size)]).subtract(changed):
+            encoder.zeros(track, start, end - start)
+        read_extents(encoder, track, disk, changed)
+        return counted
     if parent_size_bytes is not None and size > parent_size_bytes:
         edge = parent_size_bytes // SUB_BLOCK_BYTES * SUB_BLOCK_BYTES
         grown = -(-parent_size_bytes // SUB_BLOCK_BYTES) * SUB_BLOCK_BYTES
@@ -211,7 +313,9 @@ def run_cycle(
     try:
         with bench.source.capture(since=since, checkpoint=checkpoint, quiesce=quiesce) as capture:
             crash_point(AFTER_CAPTURE)
-            fit_tables(bench, capture)
+            require_known(bench, capture, parent_sizes)
+            _require_small(bench, capture)
+            fit_tables(bench, capture, parent_sizes)
             logs.begin()
             tracks = tracks_of(bench, capture, logs)
             changed = 0
@@ -247,4 +351,6 @@ def run_cycle(
         sent_bytes=encoder.sent_bytes,
         seconds=bench.clock.monotonic() - started,
         note=capture.instant.note,
+        disks=facts_of(capture),
+        left_out=capture.left_out,
     )

@@ -8,7 +8,7 @@ gone is stood in for by an older one of ours that is still there.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from secondsite.transfer.protocols import TargetHead
@@ -57,6 +57,8 @@ class Facts:
     checkpoints: Sequence[str]  # usable at the source, oldest first
     pending: Sequence[Pending] = ()  # oldest first
     seeding: Seeding | None = None
+    lost: str = ""  # why the source knows of no change any more, where it said so
+    too_much: str = ""  # why the next instant cannot be captured at once, where that was tried
 
 
 @dataclass(frozen=True)
@@ -115,32 +117,72 @@ Step = Claim | Hold | Drop | Settle | DropSeeding | Copy | Cycle
 
 
 def next_step(facts: Facts) -> Step:
-    """What to do now."""
+    """What to do now: the first rule that has a step."""
+    steps = (rule(facts) for rule in RULES)
+    return next(step for step in steps if step is not None)
+
+
+def _another_writes(facts: Facts) -> Step | None:
     head = facts.head
     if head.claimant is not None and head.claimant != facts.us:
         return Hold(head.claimant, head.epoch)
-    if head.epoch == 0:
-        if facts.pending:
-            return Drop(len(facts.pending), "the target knows nothing of the machine")
-        return Claim("first copy")
-    unfit = _unfit(facts)
-    if unfit is not None:
-        return unfit
-    tip = facts.pending[-1].checkpoint if facts.pending else head.point.checkpoint if head.point else None
-    if facts.seeding is not None:
-        if facts.seeding.epoch == head.epoch and not facts.pending:
-            if facts.seeding.checkpoint in facts.checkpoints:
-                return Copy(resync=facts.seeding.resync, resume=True)
-            return DropSeeding("the checkpoint its slices are counted from is gone")
+    return None
+
+
+def _nobody_writes(facts: Facts) -> Step | None:
+    if facts.head.epoch:
+        return None
+    if facts.pending:
+        return Drop(len(facts.pending), "the target knows nothing of the machine")
+    return Claim("first copy")
+
+
+def _interrupted(facts: Facts) -> Step | None:
+    seeding = facts.seeding
+    if seeding is None:
+        return None
+    if seeding.epoch != facts.head.epoch or facts.pending:
         return DropSeeding("the target has moved on")
-    if tip is None:
-        return Copy(resync=False, resume=False)
+    if seeding.checkpoint not in facts.checkpoints:
+        return DropSeeding(facts.lost or "the checkpoint its slices are counted from is gone")
+    return Copy(resync=seeding.resync, resume=True)
+
+
+def _nothing_there(facts: Facts) -> Step | None:
+    return Copy(resync=False, resume=False) if _tip(facts) is None else None
+
+
+def _untracked(facts: Facts) -> Step | None:
+    tip = _tip(facts)
+    if tip is None or stand_in(tip, facts.checkpoints) is not None:
+        return None
+    why = facts.lost or "the source no longer tracks changes since the last point"
+    if facts.pending:
+        return Drop(len(facts.pending), why)
+    return Copy(resync=True, resume=False, why=why)
+
+
+def _too_much_at_once(facts: Facts) -> Step | None:
+    if not facts.too_much:
+        return None
+    if facts.pending:
+        return None  # they are sent first
+    return Copy(resync=True, resume=False, why=facts.too_much)
+
+
+def _go_on(facts: Facts) -> Step | None:
+    tip = _tip(facts)
+    assert tip is not None, "the rules before this one see to it"
     since = stand_in(tip, facts.checkpoints)
-    if since is None:
-        if facts.pending:
-            return Drop(len(facts.pending), "the source no longer tracks changes since them")
-        return Copy(resync=True, resume=False, why="the source no longer tracks changes since the last point")
+    assert since is not None
     return Cycle(since=since, parent=tip)
+
+
+def _tip(facts: Facts) -> str | None:
+    """The newest captured instant."""
+    if facts.pending:
+        return facts.pending[-1].checkpoint
+    return facts.head.point.checkpoint if facts.head.point else None
 
 
 def _unfit(facts: Facts) -> Step | None:
@@ -194,3 +236,16 @@ def to_forget(checkpoints: Sequence[str], *, committed: str | None, newest: str 
     between = [name for name in checkpoints if numbers[kept] < numbers[name] < upper]
     surplus = len(between) - CHECKPOINTS_BETWEEN_MAX
     return gone + (sorted(between, key=lambda n: numbers[n])[:surplus] if surplus > 0 else [])
+
+
+# In this order; the last always has a step.
+RULES: tuple[Callable[[Facts], Step | None], ...] = (
+    _another_writes,
+    _nobody_writes,
+    _unfit,
+    _interrupted,
+    _nothing_there,
+    _untracked,
+    _too_much_at_once,
+    _go_on,
+)

@@ -17,19 +17,21 @@ from secondsite.base.clock import Clock
 from secondsite.base.errors import SecondsiteError
 from secondsite.base.units import KIB, format_bytes
 from secondsite.fabrics.base import Quiesce
-from secondsite.fabrics.errors import TrackingLost
+from secondsite.fabrics.errors import HypervisorUnreachable, SourceGone, SourceOff, TrackingLost
 from secondsite.gateway import plan
 from secondsite.gateway.authority import claim_machine, send_keys
 from secondsite.gateway.checkpoints import Checkpoints
 from secondsite.gateway.committing import PENDING_MAX, Committing, Hooks
-from secondsite.gateway.cycle import Bench, Captured, run_cycle
+from secondsite.gateway.cycle import Bench, Captured, DisksAppeared, TooMuchUntracked, run_cycle
+from secondsite.gateway.facts import drop_copy, drop_sealed, gather
+from secondsite.gateway.healing import ClockWatch, Healing
 from secondsite.gateway.messages import PointTaken
 from secondsite.gateway.resync import open_resync, tell_resynced
 from secondsite.gateway.seed import Progress, Seed, read_note
 from secondsite.gateway.status import Board
 from secondsite.gateway.wishes import PointNotTaken, PointWish, Wishes
-from secondsite.model.events import Severity
 from secondsite.model.ids import DiskId, KeyId
+from secondsite.model.machines import PowerState
 from secondsite.model.states import ItemEvent, ItemState
 from secondsite.transfer.errors import CacheFull, TransferCancelled
 from secondsite.transfer.protocols import (
@@ -43,11 +45,12 @@ from secondsite.transfer.shipping import Shipment
 
 log = logging.getLogger(__name__)
 
-
 RETRY_SECONDS = 1.0
 RETRY_SECONDS_MAX = 30.0
 # What a cycle is thought to need in the cache before anything is known.
 ROOM_BYTES_MIN = 256 * KIB
+# While a machine is off: soon enough to see what is done to its images, and a look costs a millisecond.
+OFF_SECONDS = 1.0
 
 
 @dataclass(frozen=True)
@@ -71,12 +74,13 @@ class Replication:
         wrapped_keys: Mapping[KeyId, bytes],
         board: Board,
         stagger_seconds: float = 0.0,
+        clock_watch: ClockWatch | None = None,
     ) -> None:
         self._bench = bench
         self._us = us
         self._link = link
         self._policy = policy
-        self._wrapped_keys = wrapped_keys
+        self._wrapped_keys = dict(wrapped_keys)
         self.board = board
         self._stagger_seconds = stagger_seconds
         self._clock: Clock = bench.clock
@@ -87,9 +91,12 @@ class Replication:
         self._hooks = Hooks(self._on_committed, self._on_given_up)
         self._planned = False
         self._held = False
+        self._off = False  # the machine is switched off, and looked at until it is not
         self._tip = ""  # checkpoint of the newest captured instant
         self._sizes: dict[DiskId, int] = {}  # at the tip
         self._checkpoints = Checkpoints(bench.source)
+        self._healing = Healing(bench, self._checkpoints)
+        self._clock_watch = clock_watch or ClockWatch(bench.clock, bench.events)
         self._committed: CommittedPoint | None = None
         self._tidy_due = False
         self._room_needed = ROOM_BYTES_MIN
@@ -168,10 +175,10 @@ class Replication:
             except TransferCancelled:
                 if not self._stop.is_set():
                     self._replan()
+            except (DisksAppeared, TooMuchUntracked) as error:
+                self._learn(error)
             except SecondsiteError as error:
                 failures += 1
-                if isinstance(error, TrackingLost):
-                    self._checkpoints.lost(str(error.fields.get("checkpoint")))
                 self._failed(error, failures)
             except Exception as error:  # a thread's root: told, and tried again from the facts
                 failures += 1
@@ -182,7 +189,11 @@ class Replication:
                 self._pause_for(min(RETRY_SECONDS_MAX, RETRY_SECONDS * 2**failures))
 
     def _step(self) -> None:
-        if not self._planned:
+        self._clock_watch.look()
+        if self._off:
+            self._off = self._bench.source.power() is PowerState.OFF
+            self._pause_for(OFF_SECONDS * self._off)
+        elif not self._planned:
             self._settle()
         elif self._held:
             self._pause_for(RETRY_SECONDS_MAX)
@@ -193,13 +204,27 @@ class Replication:
     def _failed(self, error: SecondsiteError, failures: int) -> None:
         retry = can_retry(error)
         self.board.trouble(error, critical=not retry)
-        if error_code(error) in {"fabric.source-gone", "link.down"} and not self._line.pending:
+        away = isinstance(error, SourceGone | HypervisorUnreachable) or error_code(error) == "link.down"
+        if away and not self._line.pending:
             self._move_if(ItemEvent.PAUSED, unless=(ItemState.ENABLING, ItemState.PAUSED))
+        if isinstance(error, TrackingLost):
+            self._healing.tracking_lost(error)
         # a cycle that failed leaves nothing: it is tried again as it is, also with the link cut
-        if not retry or error_code(error) == TrackingLost.code:
+        if not retry or isinstance(error, TrackingLost):
             self._replan()
+        if isinstance(error, SourceOff):
+            self._off = True
+            return
         wait = RETRY_SECONDS * 2 ** min(failures - 1, 5)
         self._pause_for(min(wait, RETRY_SECONDS_MAX) if retry else RETRY_SECONDS_MAX)
+
+    def _learn(self, error: DisksAppeared | TooMuchUntracked) -> None:
+        """A capture showed what the plan has to see to before it is repeated."""
+        if isinstance(error, DisksAppeared):
+            self._healing.appeared = error.disks
+        else:
+            self._healing.needs_slices(error.sizes)
+        self._replan()
 
     def _replan(self) -> None:
         """Ask the facts again; what is already captured stays on its way."""
@@ -208,6 +233,7 @@ class Replication:
 
     def _settle(self) -> None:
         """From the facts to a tip to cycle from: the steps of the plan, until one of them is `Cycle`."""
+        self._wrapped_keys.update(self._healing.take_in())
         while not self._stop.is_set():
             with self._changed:
                 if self._line.pending:  # captured by this process: they have their own thread and order
@@ -216,27 +242,11 @@ class Replication:
                     continue
             head = self._link.head(self._bench.machine)  # only now: before their commits it is an older one
             sealed = [s for s in self._shipments() if s.proposal is not None]
-            facts = self._facts(head, sealed)
+            facts = gather(
+                self._us, self._bench, head, sealed, healing=self._healing, known=self._checkpoints
+            )
             if self._take(plan.next_step(facts), head, sealed):
                 return
-
-    def _facts(self, head: TargetHead, sealed: list[Shipment]) -> plan.Facts:
-        seeding = None
-        for shipment in self._shipments():
-            note = read_note(shipment)
-            if note is not None:
-                seeding = plan.Seeding(shipment.epoch, note.checkpoint, note.resync)
-            elif shipment.proposal is None:
-                shipment.discard()  # a cycle that was not sealed: it is captured again
-        checkpoints = self._checkpoints.usable()
-        pending = [
-            plan.Pending(s.epoch, s.proposal.checkpoint, s.proposal.parent_checkpoint)
-            for s in sealed
-            if s.proposal is not None
-        ]
-        names = [*checkpoints, *(p.checkpoint for p in pending), head.point.checkpoint if head.point else ""]
-        self._checkpoints.seen(names)
-        return plan.Facts(self._us, head, checkpoints, pending, seeding)
 
     def _take(self, step: plan.Step, head: TargetHead, sealed: list[Shipment]) -> bool:
         """Do one step of the plan; True when it is complete."""
@@ -249,18 +259,11 @@ class Replication:
                 claim_machine(self._link, self._bench, head, reason)
             case plan.Settle():
                 sealed[0].discard()
-                self._void_tables("a point was committed whose acknowledgement was lost")
+                self._bench.void_tables("a point was committed whose acknowledgement was lost")
             case plan.Drop(count, why):
-                text = f"{count} captured instants of {self._bench.name} are given up: {why}"
-                self._emit("replicate.abandoned", Severity.WARNING, text)
-                for shipment in reversed(sealed[-count:]):
-                    shipment.discard()
+                drop_sealed(self._bench, sealed[-count:], why)
             case plan.DropSeeding(why):
-                text = f"the copy of {self._bench.name} begins again: {why}"
-                self._emit("replicate.copy-restarted", Severity.WARNING, text)
-                for shipment in self._shipments():
-                    if read_note(shipment) is not None:
-                        shipment.discard()
+                drop_copy(self._bench, why)
             case plan.Copy():
                 send_keys(self._link, self._bench, self._wrapped_keys)
                 self._copy(step, head)
@@ -285,14 +288,15 @@ class Replication:
         disks = newest.disks if newest is not None else point.disks if point is not None else ()
         if sealed:
             # their side logs went with the process that captured them
-            self._void_tables("instants are on their way that an earlier process captured")
+            self._bench.void_tables("instants are on their way that an earlier process captured")
         elif point is not None and self._committed != point:
-            self._expect_tables(point)
+            self._bench.expect_tables(point)
         with self._changed:
             self._held, self._planned = False, True
             self._committed = point
             self._tip = step.parent
             self._sizes = {disk.id: disk.size_bytes for disk in disks}
+            self._healing.expect(disks)
             self._tidy_due = True
             for shipment in sealed:
                 assert shipment.proposal is not None
@@ -311,7 +315,7 @@ class Replication:
         shipment = next((s for s in self._shipments() if read_note(s) is not None), None)
         compared = None
         if step.resync and head.point is not None:
-            known = self._committed == head.point or self._expect_tables(head.point)
+            known = self._committed == head.point or self._bench.expect_tables(head.point)
             compared = open_resync(
                 self._bench, self._link, self.board, head.point, step, known=known, cancel=self._stop
             )
@@ -338,6 +342,7 @@ class Replication:
             self._tidy_due = True
         self.board.progress = None
         if done:
+            self._healing.copied()
             self.board.well()
 
     def _waiting_for_room(self, waiting: bool) -> None:
@@ -422,8 +427,12 @@ class Replication:
         if not taken:
             captured.abandon()
             return
+        self._healing.captured(captured)
         self.board.captured(
-            changed_bytes=proposal.changed_bytes, sent_bytes=captured.sent_bytes, seconds=captured.seconds
+            proposal.checkpoint,
+            changed_bytes=proposal.changed_bytes,
+            sent_bytes=captured.sent_bytes,
+            seconds=captured.seconds,
         )
 
     def _has_room(self) -> bool:
@@ -448,22 +457,6 @@ class Replication:
                 self._changed.wait(0.2)
             self.board.watch_rpo()
         self._due = self._clock.monotonic()
-
-    # -- tables ---------------------------------------------------------------------------------
-
-    def _expect_tables(self, point: CommittedPoint) -> bool:
-        kept = [
-            self._bench.tables[disk.id].expect(
-                epoch=point.epoch, point=point.number, size_bytes=disk.size_bytes
-            )
-            for disk in point.disks
-            if disk.id in self._bench.tables
-        ]
-        return all(kept)
-
-    def _void_tables(self, why: str) -> None:
-        for table in self._bench.tables.values():
-            table.void(why)
 
     # -- committing -----------------------------------------------------------------------------
 
@@ -491,9 +484,6 @@ class Replication:
         if state is ItemState.DISABLING or state in unless or (only and state not in only):
             return
         self.board.move(event)
-
-    def _emit(self, code: str, severity: Severity, text: str) -> None:
-        self._bench.events.emit(code, severity, text, machine=self._bench.machine)
 
     def _pause_for(self, seconds: float) -> None:
         self.board.watch_rpo()

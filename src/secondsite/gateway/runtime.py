@@ -17,9 +17,10 @@ import msgspec
 from secondsite.base.clock import Clock
 from secondsite.base.errors import InvalidInput, Outcome, SecondsiteError
 from secondsite.base.files import create_file, read_limited, remove_file
-from secondsite.fabrics.base import Fabric, Source
-from secondsite.gateway.cycle import Bench
+from secondsite.fabrics.base import Fabric
+from secondsite.gateway.cycle import Bench, Furnished
 from secondsite.gateway.desired import DesiredState, Protection
+from secondsite.gateway.healing import ClockWatch
 from secondsite.gateway.messages import PointTaken, ProtectionStatus, ProtectRequest
 from secondsite.gateway.replicate import Policy, Replication
 from secondsite.gateway.status import Board
@@ -32,7 +33,7 @@ from secondsite.journal.keys import (
     encode_wrapped,
 )
 from secondsite.model.events import EventSink, Severity
-from secondsite.model.ids import DiskId, KeyId, MachineId
+from secondsite.model.ids import DiskId, MachineId
 from secondsite.model.machines import Mapping as SiteMapping
 from secondsite.model.states import ItemEvent
 from secondsite.transfer.protocols import Link
@@ -96,6 +97,7 @@ class Protections:
         self._clock = clock
         self._events = events
         self._desired = DesiredState(state_dir / "desired.json")
+        self._clock_watch = ClockWatch(clock, events)
         # taken for every change of what runs; the statuses need only the dictionaries
         self._change = threading.Lock()
         self._running: dict[MachineId, Replication] = {}
@@ -219,19 +221,21 @@ class Protections:
         route = self._routes.get(protection.peer)
         if route is None:
             raise PeerUnknown(peer=protection.peer, known=", ".join(sorted(self._routes)) or "none")
-        source = self._fabric.open_source(protection.machine, protection.disks)
-        keys, wrapped = self._keys(protection, source)
-        tables = {disk: self._table(protection.machine, disk) for disk in keys}
+        source = self._fabric.open_source(protection.machine, protection.disks, taken=True)
+        # those named, also ones it does not have now: it may get them again
+        disks = protection.disks or tuple(disk.id for disk in source.machine.disks)
+        furnished = {disk: self._furnish(protection.machine, disk) for disk in disks}
         bench = Bench(
             machine=protection.machine,
             name=protection.name,
             source=source,
             shipper=route.shipper,
             vault=self._vault,
-            keys=keys,
-            tables=tables,
+            keys={disk: made.key for disk, made in furnished.items()},
+            tables={disk: made.table for disk, made in furnished.items()},
             clock=self._clock,
             events=self._events,
+            furnish=lambda disk: self._furnish(protection.machine, disk),
             level=protection.compression_level,
             mapping=protection.mapping,
         )
@@ -240,9 +244,10 @@ class Protections:
             us=self._name,
             link=route.link,
             policy=_policy(protection),
-            wrapped_keys=wrapped,
+            wrapped_keys={made.key.id: made.wrapped for made in furnished.values()},
             board=board,
             stagger_seconds=stagger_seconds,
+            clock_watch=self._clock_watch,
         )
         self._running[protection.machine] = replication
         replication.start()
@@ -258,7 +263,7 @@ class Protections:
             route = self._routes.get(protection.peer)
             for shipment in route.shipper.shipments(machine) if route else ():
                 shipment.discard()
-            self._fabric.open_source(machine, protection.disks).release()
+            self._fabric.open_source(machine, protection.disks, taken=True).release()
         for path in sorted(self._tables_of(machine).glob("*")):
             remove_file(path)
         self._desired.remove(machine)
@@ -285,23 +290,16 @@ class Protections:
     def _status(self, protection: Protection) -> ProtectionStatus:
         return self._board(protection).show(spool_bytes=0)
 
-    def _keys(
-        self, protection: Protection, source: Source
-    ) -> tuple[dict[DiskId, DiskKey], dict[KeyId, bytes]]:
-        """The data key of each disk, made at the first start; it lies here only wrapped."""
-        directory = self._state_dir / "keys" / protection.machine
+    def _furnish(self, machine: MachineId, disk: DiskId) -> Furnished:
+        """The disk's data key, made at its first start, and its table; the key lies here only wrapped."""
+        directory = self._state_dir / "keys" / machine
         directory.mkdir(parents=True, exist_ok=True, mode=0o700)
-        chosen = protection.disks or tuple(disk.id for disk in source.machine.disks)
-        keys: dict[DiskId, DiskKey] = {}
-        wrapped: dict[KeyId, bytes] = {}
-        for disk in chosen:
-            path = directory / f"{disk}.key"
-            if not path.exists():
-                create_file(path, encode_wrapped(self._vault, protection.machine, disk, DiskKey.create()))
-            data = read_limited(path, size_bytes_max=WRAPPED_KEY_BYTES_MAX)
-            _, _, key = decode_wrapped(self._vault, data)
-            keys[disk], wrapped[key.id] = key, data
-        return keys, wrapped
+        path = directory / f"{disk}.key"
+        if not path.exists():
+            create_file(path, encode_wrapped(self._vault, machine, disk, DiskKey.create()))
+        data = read_limited(path, size_bytes_max=WRAPPED_KEY_BYTES_MAX)
+        _, _, key = decode_wrapped(self._vault, data)
+        return Furnished(key=key, wrapped=data, table=self._table(machine, disk))
 
     def _tables_of(self, machine: MachineId) -> Path:
         return self._cache_dir / "subblocks" / machine

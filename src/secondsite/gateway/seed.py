@@ -23,6 +23,7 @@ import msgspec
 
 from secondsite.base.clock import Clock
 from secondsite.base.crash import crash_point, mark
+from secondsite.base.errors import Outcome, SecondsiteError
 from secondsite.base.parse import JSON_ERRORS
 from secondsite.base.units import GIB, MIB, SUB_BLOCK_BYTES
 from secondsite.fabrics.base import Capture, DiskCapture, Quiesce
@@ -35,9 +36,11 @@ from secondsite.gateway.cycle import (
     fit_tables,
     propose,
     read_increment,
+    require_known,
     tracks_of,
 )
 from secondsite.gateway.encode import DiskTrack, Encoder
+from secondsite.gateway.findings import facts_of
 from secondsite.journal.compare import Comparison
 from secondsite.model.extents import Extents
 from secondsite.model.ids import DiskId
@@ -109,6 +112,16 @@ class Progress:
         return max(0, self.total_bytes - self.done_bytes) / rate if rate > 0 and self.total_bytes else None
 
 
+class DisksChanged(SecondsiteError):
+    """The machine has other disks than when its copy began; what was copied so far is of no use."""
+
+    code = "replicate.disks-changed"
+    outcome = Outcome.UNAVAILABLE
+    happened = "{machine} has other disks than when its copy began: {disks}."
+    cause = "Somebody added or removed one meanwhile."
+    action = "None: the copy begins again."
+
+
 class Seed:
     """One first copy or resynchronisation. `run` once; its shipment stays when it fails, to be resumed."""
 
@@ -158,7 +171,7 @@ class Seed:
             return self._close(shipment, encoder, note, started)
         except BaseException as error:
             self._logs.abandon()
-            if isinstance(error, ShipmentLost):
+            if isinstance(error, (ShipmentLost, DisksChanged)):
                 shipment.discard()  # nothing can be sent for what is lost: the copy begins again
             raise
         finally:
@@ -180,6 +193,9 @@ class Seed:
             with self._bench.source.capture(
                 since=None, checkpoint=checkpoint, quiesce=Quiesce.NONE
             ) as capture:
+                require_known(self._bench, capture, ())
+                if note is not None:
+                    self._require_disks(note, capture, more=False)
                 if note is None:
                     assert checkpoint is not None
                     note = self._first_note(capture, checkpoint)
@@ -198,6 +214,12 @@ class Seed:
                 table.void("a copy goes on that an earlier process began")
             self._logs.begin()
         return note
+
+    def _require_disks(self, note: SeedNote, capture: Capture, *, more: bool) -> None:
+        """The slices' disks, and with `more` perhaps others, which the closing increment reads whole."""
+        disks = [disk.id for disk in capture.disks]
+        if not (set(note.sizes) <= set(disks) if more else list(note.sizes) == disks):
+            raise DisksChanged(machine=self._bench.name, disks=", ".join(disks))
 
     def _first_note(self, capture: Capture, checkpoint: str) -> SeedNote:
         total = sum(disk.changed().total_bytes for disk in capture.disks)
@@ -294,6 +316,8 @@ class Seed:
             with bench.source.capture(
                 since=note.checkpoint, checkpoint=name, quiesce=Quiesce.NONE
             ) as capture:
+                require_known(bench, capture, note.sizes)
+                self._require_disks(note, capture, more=True)
                 fit_tables(bench, capture)
                 sizes: dict[str, int] = {disk.id: disk.size_bytes for disk in capture.disks}
                 tracks = tracks_of(bench, capture, self._logs)
@@ -327,6 +351,8 @@ class Seed:
             sent_bytes=encoder.sent_bytes,
             seconds=bench.clock.monotonic() - started,
             note=capture.instant.note,
+            disks=facts_of(capture),
+            left_out=capture.left_out,
         )
 
 

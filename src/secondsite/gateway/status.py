@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections import OrderedDict
 from datetime import datetime
 
 from secondsite.base.clock import Clock
@@ -18,6 +19,8 @@ from secondsite.transfer.protocols import CommittedPoint
 # A point later than three copy frequencies (and some seconds for a slow link) is told once.
 RPO_FACTOR = 3.0
 RPO_GRACE_SECONDS = 10.0
+# Instants that wait for their commit, and some that were given up.
+INSTANTS_MAX = 1000
 
 
 class Board:
@@ -47,6 +50,9 @@ class Board:
         self._note = ""
         self._code = ""
         self._point: CommittedPoint | None = None
+        # when instants were given, by our clock: a time of day may jump between an instant and its commit
+        self._given: OrderedDict[str, float] = OrderedDict()
+        self._point_given = 0.0
         self._points = 0
         self._cycle_seconds: float | None = None
         self._changed = self._sent = 0
@@ -90,11 +96,26 @@ class Board:
     def known(self, point: CommittedPoint | None, epoch: int) -> None:
         """What the target says it has."""
         with self._lock:
-            self._point, self.epoch = point, epoch
+            self._take_point(point)
+            self.epoch = epoch
 
-    def captured(self, *, changed_bytes: int, sent_bytes: int, seconds: float) -> None:
+    def _take_point(self, point: CommittedPoint | None) -> None:
+        if point is None or (self._point is not None and self._point.number == point.number):
+            self._point = point
+            return
+        self._point = point
+        given = self._given.pop(point.checkpoint, None)
+        if given is None:  # another process captured it: its label is all there is
+            age = (self._clock.utc() - datetime.fromisoformat(point.given_at)).total_seconds()
+            given = self._clock.monotonic() - max(0.0, age)
+        self._point_given = given
+
+    def captured(self, checkpoint: str, *, changed_bytes: int, sent_bytes: int, seconds: float) -> None:
         """A cycle's figures, once it is sealed."""
         with self._lock:
+            self._given[checkpoint] = self._clock.monotonic() - seconds
+            while len(self._given) > INSTANTS_MAX:
+                self._given.popitem(last=False)
             self._cycle_seconds = seconds
             self._changed, self._sent = changed_bytes, sent_bytes
             self._changed_all += changed_bytes
@@ -103,7 +124,7 @@ class Board:
     def committed(self, point: CommittedPoint) -> None:
         """A point exists."""
         with self._lock:
-            self._point = point
+            self._take_point(point)
             self._points += 1
             missed, self._rpo_missed = self._rpo_missed, False
         if missed:
@@ -121,12 +142,9 @@ class Board:
         self._events.emit("replicate.rpo-missed", Severity.WARNING, text, machine=self._machine)
 
     def rpo_seconds(self) -> float | None:
-        """Age of the newest committed instant; None: no point is known. Source and label share a clock."""
+        """Age of the newest committed instant; None: no point is known."""
         with self._lock:
-            point = self._point
-        if point is None:
-            return None
-        return max(0.0, (self._clock.utc() - datetime.fromisoformat(point.given_at)).total_seconds())
+            return None if self._point is None else self._clock.monotonic() - self._point_given
 
     def show(self, *, spool_bytes: int) -> ProtectionStatus:
         """As the control API says it."""

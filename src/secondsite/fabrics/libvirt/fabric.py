@@ -78,7 +78,9 @@ class LibvirtFabric(Fabric):
         with translated("list its pools"):
             return inventory.pools(self._connection.get())
 
-    def open_source(self, machine: MachineId, disks: Sequence[DiskId] | None = None) -> LibvirtSource:
+    def open_source(
+        self, machine: MachineId, disks: Sequence[DiskId] | None = None, *, taken: bool = False
+    ) -> LibvirtSource:
         """See `Fabric.open_source`.
 
         Raises:
@@ -107,7 +109,7 @@ class LibvirtFabric(Fabric):
         reasons = list(described.unprotectable)
         reasons += [f"it has no disk {name} of its own" for name in missing]
         reasons += space.scratch_reasons(self._places.scratch_dir, users)
-        if reasons:
+        if reasons and not taken:
             raise Unprotectable(machine=described.name, reasons="; ".join(reasons))
         hands = Hands(self._connection, self._places, self._guard, self._clock, self._events)
         return LibvirtSource(hands, machine, described.name, disks)

@@ -110,8 +110,8 @@ class LibvirtSource(Source):
             found = self._look()
             if checkpoint in checkpoints.listed(found.domain):
                 return True
-            if not found.domain.isActive():
-                return False  # libvirt asks the running QEMU for the bitmaps
+            if self._power(found) is PowerState.OFF:
+                raise self._is_off(found)  # libvirt asks the running QEMU for the bitmaps
             created = int(self._hands.clock.utc().timestamp())
             all_devs = [disk.dev for disk in found.disks]
             return checkpoints.recall(
@@ -224,13 +224,16 @@ class LibvirtSource(Source):
         self._off_images.look(self._images(found), checkpoints.listed(found.domain))
         return PowerState.OFF
 
+    def _is_off(self, found: Found) -> SourceGone:
+        reason = found.domain.state()[1]
+        if was_migrated(reason):
+            return SourceMoved(machine=self._name, why="it was migrated and runs at another host")
+        return SourceOff(machine=self._name, why=why_off(reason))
+
     def _ready(self, since: str | None) -> Found:
         found = self._look()
         if self._power(found) is not PowerState.RUNNING:
-            reason = found.domain.state()[1]
-            if was_migrated(reason):
-                raise SourceMoved(machine=self._name, why="it was migrated and runs at another host")
-            raise SourceOff(machine=self._name, why=why_off(reason))
+            raise self._is_off(found)
         ours = jobs.is_ours(found.domain, self._hands.places, self._id)
         if ours and self._hands.guard.held_elsewhere(self._id):
             raise SourceBusy(machine=self._name, why="another process of secondsite captures it")

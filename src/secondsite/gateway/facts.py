@@ -1,0 +1,64 @@
+"""Gathering what the plan of a replication rests on, from the cache, the source and the target's answer."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from secondsite.gateway import plan
+from secondsite.gateway.checkpoints import Checkpoints
+from secondsite.gateway.cycle import Bench
+from secondsite.gateway.healing import Healing
+from secondsite.gateway.seed import read_note
+from secondsite.model.events import Severity
+from secondsite.transfer.protocols import TargetHead
+from secondsite.transfer.shipping import Shipment
+
+
+def gather(
+    us: str,
+    bench: Bench,
+    head: TargetHead,
+    sealed: Sequence[Shipment],
+    *,
+    healing: Healing,
+    known: Checkpoints,
+) -> plan.Facts:
+    """The facts now. A cycle that was not sealed is dropped: it is captured again.
+
+    `sealed`: shipments that only wait for their commit, oldest first. A checkpoint the plan needs is looked
+    for where the host lists it no more.
+    """
+    seeding = None
+    for shipment in bench.shipper.shipments(bench.machine):
+        note = read_note(shipment)
+        if note is not None:
+            seeding = plan.Seeding(shipment.epoch, note.checkpoint, note.resync)
+        elif shipment.proposal is None:
+            shipment.discard()
+    pending = [
+        plan.Pending(s.epoch, s.proposal.checkpoint, s.proposal.parent_checkpoint)
+        for s in sealed
+        if s.proposal is not None
+    ]
+    newest = head.point.checkpoint if head.point else ""
+    healing.find(pending[-1].checkpoint if pending else newest)
+    checkpoints = known.usable()
+    known.seen([*checkpoints, *(p.checkpoint for p in pending), newest])
+    return plan.Facts(us, head, checkpoints, pending, seeding, lost=healing.lost, too_much=healing.too_much)
+
+
+def drop_sealed(bench: Bench, sealed: Sequence[Shipment], why: str) -> None:
+    """Give up shipments that can never be committed."""
+    text = f"{len(sealed)} captured instants of {bench.name} are given up: {why}"
+    bench.events.emit("replicate.abandoned", Severity.WARNING, text, machine=bench.machine)
+    for shipment in reversed(sealed):
+        shipment.discard()
+
+
+def drop_copy(bench: Bench, why: str) -> None:
+    """Give up an interrupted copy."""
+    text = f"the copy of {bench.name} begins again: {why}"
+    bench.events.emit("replicate.copy-restarted", Severity.WARNING, text, machine=bench.machine)
+    for shipment in bench.shipper.shipments(bench.machine):
+        if read_note(shipment) is not None:
+            shipment.discard()
