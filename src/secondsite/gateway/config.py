@@ -11,7 +11,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from secondsite.base.errors import InvalidInput
 from secondsite.base.files import read_limited
 from secondsite.base.units import GIB, MIB
+from secondsite.model.ids import machine_id
 from secondsite.model.machines import Mapping as SiteMapping
+from secondsite.model.retention import Policies, RetentionPolicy
 from secondsite.transfer.pki import gateway_name
 from secondsite.transfer.tls import TlsFiles
 
@@ -66,6 +68,22 @@ class MappingSettings(_Section):
         return SiteMapping(networks=self.networks, pools=self.pools, default_pool=self.default_pool)
 
 
+class RetentionSettings(_Section):
+    """Which recovery points stay, of the machines whose replicas are kept here."""
+
+    # every point for two hours, one an hour for a day, one every two hours for a week
+    policy: str = "all:2h,1h:1d,2h:7d"
+    machines: dict[str, str] = {}  # machine id -> policy, where it is another
+    bytes_per_second: Annotated[float, Field(gt=0)] | None = None  # of guest data merged; none: no limit
+
+    def policies(self) -> Policies:
+        """As the upkeep takes them. Raises InvalidInput."""
+        return Policies(
+            RetentionPolicy.parse(self.policy),
+            {machine_id(text): RetentionPolicy.parse(policy) for text, policy in self.machines.items()},
+        )
+
+
 class GatewayConfig(_Section):
     """The whole file."""
 
@@ -87,6 +105,7 @@ class GatewayConfig(_Section):
     # which machines a peer may write; a peer that is not named here may write any it is the writer of
     peer_machines: dict[str, tuple[str, ...]] = {}
     mapping: MappingSettings = MappingSettings()
+    retention: RetentionSettings = RetentionSettings()
     bandwidth_bytes_per_second: Annotated[float, Field(gt=0)] | None = None
     connections: Annotated[int, Field(ge=2, le=4)] = 3
 
@@ -98,6 +117,7 @@ def load_config(path: Path) -> GatewayConfig:
         data = read_limited(path, size_bytes_max=FILE_BYTES_MAX)
         config = GatewayConfig(**tomllib.loads(data.decode()))
         gateway_name(config.name)
+        config.retention.policies()
     except FileNotFoundError:
         raise InvalidInput(what=what, why="there is no such file") from None
     except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:

@@ -29,10 +29,11 @@ from secondsite.gateway.events import EventLog
 from secondsite.gateway.exports import Exports, qemu_access
 from secondsite.gateway.fingerprints import Fingerprints
 from secondsite.gateway.pins import Pins
-from secondsite.gateway.promotion import Promoter
+from secondsite.gateway.promotion import bases_under
 from secondsite.gateway.receive import GatewayReceiver, PeerRule
 from secondsite.gateway.recover import Recovery
 from secondsite.gateway.recoverykey import RecoveryKeyGuard
+from secondsite.gateway.retention import Retention
 from secondsite.gateway.runtime import Protections, Route
 from secondsite.gateway.views import BaseMoved, load_key
 from secondsite.journal.bases import BaseImage, RawBase
@@ -189,18 +190,23 @@ class Gateway:
         self._reloads.append(server.reload)
 
     def _on_commit(self, store: ObjectStore, fingerprints: Fingerprints) -> Callable[[Journal, Point], None]:
-        """What follows a commit: the fingerprints' tables, and the base of a first copy."""
-        if self._config.base_dir is None:
-            return fingerprints.committed
-        promoter = Promoter(
-            store, self._config.base_dir, vault=self._vault, clock=self.clock, events=self.events
+        """What follows a commit: the fingerprints' tables, and the journal's upkeep."""
+        config = self._config
+        retention = Retention(
+            store,
+            config.retention.policies(),
+            vault=self._vault,
+            open_base=bases_under(config.base_dir) if config.base_dir is not None else None,
+            clock=self.clock,
+            events=self.events,
+            bytes_per_second=config.retention.bytes_per_second,
         )
-        promoter.start()
-        self._stop.callback(promoter.close)
+        retention.start()
+        self._stop.callback(retention.close)
 
         def committed(journal: Journal, point: Point) -> None:
             fingerprints.committed(journal, point)
-            promoter.committed(journal, point)
+            retention.committed(journal, point)
 
         return committed
 

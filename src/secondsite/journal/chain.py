@@ -56,6 +56,8 @@ from secondsite.journal.store import ObjectExists, ObjectMissing, ObjectStore
 from secondsite.model.ids import DiskId, MachineId, machine_id
 from secondsite.model.points import Claim, Point, PointProposal, Record, SegmentRef, Span
 
+__all__ = ["FingerprintsOf", "Head", "Journal", "machines"]
+
 BEFORE_MANIFEST = mark("commit.before-manifest")
 AFTER_MANIFEST = mark("commit.after-manifest")
 AFTER_CLAIM = mark("claim.after-record")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 import msgspec
 
@@ -127,13 +128,24 @@ def _records(journal: Journal, first: int, last: int) -> Iterator[tuple[str, Rec
             yield name, journal.read_record(name)
 
 
+@dataclass(frozen=True)
+class Unnamed:
+    """Objects no point names."""
+
+    dead: tuple[str, ...]  # may go
+    waiting: tuple[str, ...]  # segments of the epoch in force: perhaps on their way to a commit
+
+
 def garbage(journal: Journal) -> list[str]:
-    """Objects that may go: segments of an epoch before the one in force, named by no point that counts, and
-    what a merge wrote that never came into force.
+    """Objects that may go, see `unnamed`."""
+    return list(unnamed(journal).dead)
+
+
+def unnamed(journal: Journal) -> Unnamed:
+    """Segments no point that counts names, and what a merge wrote that never came into force.
 
     Points below the floor count too while their records are kept: a promotion that was cut off writes their
     segments into the bases, and readers pinned before it read them; so does what waits to be deleted.
-    Segments of the epoch in force are never listed: one that no point names may be on its way to a commit.
     """
     # In this order: an object listed here was announced before the state that is read below, and what is
     # promoted or merged between the readings is in the later ones.
@@ -149,11 +161,15 @@ def garbage(journal: Journal) -> list[str]:
             named.update(journal.segment_name(segment) for segment in record.segments)
     spans = {state.merging, *(span.id for span in state.spans)}
     spans.update(retired.span for retired in state.retired if retired.span is not None)
-    return [
-        *(name for name in segments if name not in named and _is_dead(name, epoch)),
-        *(name for name in merged if name not in named and parse_merged_name(name) not in spans),
-        *(name for name in objects if name.rpartition("/")[2] not in spans),
-    ]
+    loose = [name for name in segments if name not in named]
+    return Unnamed(
+        dead=(
+            *(name for name in loose if _is_dead(name, epoch)),
+            *(name for name in merged if name not in named and parse_merged_name(name) not in spans),
+            *(name for name in objects if name.rpartition("/")[2] not in spans),
+        ),
+        waiting=tuple(name for name in loose if not _is_dead(name, epoch)),
+    )
 
 
 def _is_dead(name: str, epoch: int) -> bool:

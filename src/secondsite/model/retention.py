@@ -14,7 +14,7 @@ from __future__ import annotations
 import itertools
 import re
 from collections.abc import Collection, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from statistics import median
 from typing import Annotated
 
@@ -22,6 +22,7 @@ import msgspec
 
 from secondsite.base.errors import InvalidInput
 from secondsite.base.units import parse_seconds
+from secondsite.model.ids import MachineId
 from secondsite.model.points import Consistency
 
 HOUR, DAY = 3600.0, 86400.0
@@ -123,6 +124,18 @@ def _time(seconds: float) -> str:
         if seconds >= unit and seconds % unit == 0:
             return f"{seconds / unit:g} {name}"
     return f"{seconds:g} s"
+
+
+@dataclass(frozen=True)
+class Policies:
+    """What is kept of which machine."""
+
+    default: RetentionPolicy = field(default_factory=RetentionPolicy.default)
+    machines: dict[MachineId, RetentionPolicy] = field(default_factory=dict)
+
+    def of(self, machine: MachineId) -> RetentionPolicy:
+        """The machine's policy."""
+        return self.machines.get(machine, self.default)
 
 
 @dataclass(frozen=True)
