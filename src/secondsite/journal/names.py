@@ -89,3 +89,13 @@ def wrapped_key_name(machine: MachineId, key: KeyId) -> str:
 def base_sums_prefix(machine: MachineId, disk: DiskId) -> str:
     """The sums promotion keeps of a disk's base."""
     return f"{MACHINES}{machine}/bases/{disk}/"
+
+
+def is_of_points(name: str) -> bool:
+    """Whether an object is part of points for as long as they are kept, and so may be locked for years."""
+    parts = name.split("/")
+    return (
+        len(parts) > 3
+        and parts[0] + "/" == MACHINES
+        and parts[2] in {"keys", "log", "merged", "segments", "spans"}
+    )

@@ -48,8 +48,17 @@ FULL = {
     "AccountCapacityExceeded",
 }
 LOCKED = {"BlobImmutableDueToPolicy", "ObjectLocked", "BlobImmutableDueToLegalHold"}
-# A machine whose clock is wrong is refused until it is set right: that may pass.
-CLOCK = {"RequestTimeTooSkewed", "RequestTimeSkewed"}
+# obstore takes every 409 for 'exists'; AWS answers it to writers that raced, who shall ask again
+EXISTS = {"BlobAlreadyExists", "ObjectAlreadyExists", "PreconditionFailed", "ConditionNotMet"}
+# Refusals that may pass: too busy, a race, a connection read too slowly, a clock that will be set right.
+PASSES = {
+    "ConditionalRequestConflict",
+    "OperationAborted",
+    "RequestTimeTooSkewed",
+    "RequestTimeout",
+    "ServerBusy",
+    "SlowDown",
+}
 
 
 class StoreRefused(SecondsiteError):
@@ -85,8 +94,18 @@ class Answer:
     why: str
 
 
+class RequestFailed(Exception):
+    """A failed request of a client other than obstore; `translate` makes an error of the store of it."""
+
+    def __init__(self, answer: Answer) -> None:
+        super().__init__(answer.why)
+        self.answer = answer
+
+
 def read_answer(error: Exception) -> Answer:
     """Status, code and a sentence without addresses, from an error of the client library."""
+    if isinstance(error, RequestFailed):
+        return error.answer
     text = str(error)
     status = _STATUS.search(text)
     code = _CODE.search(text)
@@ -117,13 +136,13 @@ def translate(error: Exception, *, key: str, store: str) -> SecondsiteError:
         return StoreRefused(key=key, store=store, why=answer.why)
     if isinstance(error, FileNotFoundError) or answer.status == 404:
         return ObjectMissing(key=key, store=store)
-    if isinstance(error, exceptions.AlreadyExistsError):
-        return ObjectExists(key=key, store=store)
     if answer.code in LOCKED:
         return StoreLocked(key=key, store=store, until="its policy allows it")
+    if answer.code in EXISTS or (isinstance(error, exceptions.AlreadyExistsError) and answer.status != 409):
+        return ObjectExists(key=key, store=store)
     if answer.code in FULL or answer.status == 507:
         return StoreFull(key=key, store=store)
-    if answer.code in CLOCK:
+    if answer.code in PASSES:
         return StoreUnavailable(key=key, store=store, why=answer.why)
     denied = exceptions.PermissionDeniedError | exceptions.UnauthenticatedError
     if answer.code in NO_RIGHT or isinstance(error, denied) or answer.status in {400, 401, 403, 405, 501}:
@@ -161,7 +180,7 @@ class Retries:
         while True:
             try:
                 return request()
-            except (exceptions.BaseError, OSError) as error:
+            except (exceptions.BaseError, RequestFailed, OSError) as error:
                 failures += 1
                 self.pause_or_raise(error, failures, key=key, store=store, clock=clock, stop=stop)
                 if on_failed is not None:

@@ -14,7 +14,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import obstore
 
@@ -31,23 +31,15 @@ from secondsite.journal.store import (
 from secondsite.journal.store_object_clients import open_client
 from secondsite.journal.store_object_errors import Retries
 from secondsite.journal.store_object_list import Lister
-from secondsite.journal.store_object_settings import Credentials, ObjectPlace
+from secondsite.journal.store_object_lock import S3Versions
+from secondsite.journal.store_object_settings import S3, Credentials, ObjectPlace
 from secondsite.journal.store_object_staging import StagingDirectory
 
 if TYPE_CHECKING:
+    from obstore import UpdateVersion
     from obstore.store import AzureStore, S3Store
 
 T = TypeVar("T")
-
-
-class Locks(Protocol):
-    """How objects are created and removed where a bucket keeps versions (`store_object_lock`)."""
-
-    def put(self, key: str, data: memoryview) -> None:
-        """Create with what the lock policy says of this object. Raises what the client library raises."""
-
-    def delete(self, key: str) -> None:
-        """Remove every trace the bucket lets go of. Raises StoreLocked."""
 
 
 class ObstoreStore:
@@ -61,9 +53,11 @@ class ObstoreStore:
         staging: Path | None = None,
         clock: Clock | None = None,
         retries: Retries | None = None,
-        locks: Locks | None = None,
+        lock_days: int = 0,
     ) -> None:
         """staging: where staged objects wait, on a disk of this host; None: `stage` is refused (readers).
+
+        lock_days: how long objects of points are locked from their creation on, where a bucket can.
 
         Raises:
             InvalidInput: the settings in the environment or the file contradict themselves.
@@ -71,8 +65,14 @@ class ObstoreStore:
         self._place = place
         self._clock = clock or SystemClock()
         self._retries = retries or Retries()
-        self._client: S3Store | AzureStore = open_client(place, credentials or Credentials())
-        self._locks = locks
+        credentials = credentials or Credentials()
+        self._client: S3Store | AzureStore = open_client(place, credentials)
+        self._versions = (
+            S3Versions(place, credentials, lock_days=lock_days, clock=self._clock)
+            if place.scheme == S3
+            else None
+        )
+        self._keeps_versions: bool | None = None  # not known before the first answer that says it
         self._closing = threading.Event()
         self._lister = Lister(
             self._client, store=place.url, retries=self._retries, clock=self._clock, stop=self._closing
@@ -90,9 +90,22 @@ class ObstoreStore:
         return self._place
 
     @property
-    def client(self) -> S3Store | AzureStore:
-        """The library's own store, for what the probe asks beyond the protocol."""
-        return self._client
+    def versions(self) -> S3Versions | None:
+        """Versions and locks, where the backend is one of S3."""
+        return self._versions
+
+    def tag(self, key: str) -> str:
+        """What a conditional update of the object as it is now has to name. For the probe."""
+        return self._call(key, lambda: obstore.head(self._client, key))["e_tag"] or ""
+
+    def update(self, key: str, data: bytes, *, tag: str) -> None:
+        """Replace the object if its tag still is `tag`. For the probe alone: journals never do this.
+
+        Raises:
+            ObjectExists: it is another by now.
+        """
+        mode: UpdateVersion = {"e_tag": tag}
+        self._call(key, lambda: obstore.put(self._client, key, data, mode=mode, use_multipart=False))
 
     def put(self, key: str, data: bytes | bytearray | memoryview) -> None:
         """Create an object; see the protocol."""
@@ -153,12 +166,23 @@ class ObstoreStore:
         """Remove an object; see the protocol. Raises StoreLocked while its retention lasts."""
         check_key(key)
         try:
-            if self._locks is not None:
-                self._locks.delete(key)
+            if self._versions is not None and self._has_versions(key):
+                self._call(key, lambda: self._delete_version(key))
             else:
                 self._call(key, lambda: obstore.delete(self._client, key))
         except ObjectMissing:
             return  # Azure says so, S3 does not
+
+    def _has_versions(self, key: str) -> bool:
+        """Whether the bucket keeps versions. Raises ObjectMissing when `key`, which tells, is not there."""
+        if self._keeps_versions is None:
+            meta = self._call(key, lambda: obstore.head(self._client, key))
+            self._keeps_versions = meta["version"] not in {None, "null"}
+        return self._keeps_versions
+
+    def _delete_version(self, key: str) -> None:
+        assert self._versions is not None
+        self._versions.delete(key)
 
     def close(self) -> None:
         """Let go of what is staged; the store can still be used."""
@@ -179,10 +203,12 @@ class ObstoreStore:
         failed = []  # tries of this very call whose outcome is unknown
 
         def request() -> None:
-            if self._locks is not None:
-                self._locks.put(key, data)
+            if self._versions is not None and self._versions.locks(key):
+                self._versions.put(key, data)
+                self._keeps_versions = True
             else:
-                obstore.put(self._client, key, data, mode="create", use_multipart=False)
+                made = obstore.put(self._client, key, data, mode="create", use_multipart=False)
+                self._keeps_versions = made["version"] not in {None, "null"}
 
         try:
             self._call(key, request, on_failed=lambda: failed.append(True))

@@ -18,6 +18,7 @@ def open_store(
     create: bool = True,
     staging: Path | None = None,
     credentials: Path | None = None,
+    lock_days: int = 0,
     clock: Clock | None = None,
 ) -> ObjectStore:
     """Open ``file:///directory``, an absolute path, ``s3://bucket/prefix`` or ``az://container/prefix``.
@@ -26,6 +27,8 @@ def open_store(
         Buckets and containers are never made.
     staging: where uploads to an object store wait until they are whole; readers need none.
     credentials: a file of the object store's variables; without it those of the environment.
+
+    lock_days: how long objects of points are locked, in an S3 bucket with object lock.
 
     Raises:
         InvalidInput: no backend knows the URL, or its settings are wrong.
@@ -39,7 +42,11 @@ def open_store(
         from secondsite.journal.store_obstore import ObstoreStore  # noqa: PLC0415
 
         return ObstoreStore(
-            parse_place(url), credentials=Credentials(credentials), staging=staging, clock=clock
+            parse_place(url),
+            credentials=Credentials(credentials),
+            staging=staging,
+            lock_days=lock_days,
+            clock=clock,
         )
     why = "it is none of file:///directory, s3://bucket/prefix and az://container/prefix"
     raise InvalidInput(what=f"store URL {url[:200]!r}", why=why)
