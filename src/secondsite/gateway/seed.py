@@ -248,8 +248,8 @@ class Seed:
         index, offset = note.disk, note.offset
         while index < len(tracks):
             disk, track = capture.disks[index], tracks[index]
-            # the size the copy began with; what grew later is the increments' business
-            size = min(disk.size_bytes, note.sizes[disk.id])
+            # the size the copy began with, in whole sub-blocks; what grew later is the increments' business
+            size = min(disk.size_bytes, -(-note.sizes[disk.id] // SUB_BLOCK_BYTES) * SUB_BLOCK_BYTES)
             allocated = disk.changed().align(SUB_BLOCK_BYTES, disk.size_bytes).clip(0, size)
             reached, full = self._part(encoder, track, disk, allocated, (offset, size, left, end))
             left -= allocated.clip(offset, reached).total_bytes
@@ -274,7 +274,9 @@ class Seed:
     ) -> tuple[int, bool]:
         """Read one disk from an offset; (how far it came, whether the slice is full)."""
         offset, size, left, end = bounds
-        now, rest = allocated.clip(offset, size).take(max(left, READ_BYTES))
+        # a disk before this one may end inside a sub-block, and with it what is left of the slice
+        whole = max(left, READ_BYTES) // SUB_BLOCK_BYTES * SUB_BLOCK_BYTES
+        now, rest = allocated.clip(offset, size).take(whole)
         goal = int(rest.starts[0]) if len(rest) else size
         position = offset
         full = bool(len(rest))
