@@ -48,6 +48,10 @@ COMMANDS: dict[str, str | dict[str, str]] = {
         "watch": "secondsite.cli.rescue:watch",
         "clean-up": "secondsite.cli.rescue:clean_up",
     },
+    "store": {
+        "": "Check the stores that journals live in.",
+        "check": "secondsite.cli.stores:check",
+    },
     "segment": {
         "": "Look at segments, the files of a journal.",
         "dump": "secondsite.cli.segments:dump",

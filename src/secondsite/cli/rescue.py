@@ -29,16 +29,18 @@ class StoreAndKey:
     """What a rescue needs."""
 
     store: str
-    """The store's URL, file:///directory, or its path: the directory that holds machines/."""
+    """The store's URL, file:///directory, s3://bucket/prefix, az://container/prefix, or its path."""
     key_file: Path
     """The recovery key, as `secondsite key create` made it."""
+    store_credentials: Path | None = None
+    """A file of AWS_... or AZURE_... variables for an object store; without it, the environment's."""
 
     def open(self) -> Rescue:
         """Both, opened."""
         from secondsite.gateway.rescue import Rescue
 
         store = self.store if "://" in self.store else str(Path(self.store).resolve())
-        return Rescue(store, self.key_file)
+        return Rescue(store, self.key_file, self.store_credentials)
 
 
 @Parameter(name="*")
@@ -96,6 +98,8 @@ def list_store(machine: str | None = None, /, *, where: StoreAndKey, listing: Li
         secondsite rescue --store /mnt/replicas --key-file vault.key list
 
         secondsite rescue --store file:///mnt/replicas --key-file vault.key list shop --json
+
+        secondsite rescue --store s3://replicas/site-b --key-file vault.key list
 
     Parameters
     ----------

@@ -94,7 +94,13 @@ class GatewayConfig(_Section):
     cache_dir: Path  # spool and tables; may be lost
     # how much may wait while the link is cut; beyond it capture pauses
     cache_limit_bytes: Annotated[int, Field(ge=64 * MIB)] = 16 * GIB
-    store: str | None = None  # URL of the replicas kept here; absent: this gateway receives nothing
+    # URL of the replicas kept here: file:///directory, s3://bucket/prefix or az://container/prefix; absent:
+    # this gateway receives nothing
+    store: str | None = None
+    # NAME=VALUE lines with the object store's variables, above those of the environment; mode 0600
+    store_credentials: Path | None = None
+    # objects of points are locked for so long, in an S3 bucket made with object lock; 0: not at all
+    store_lock_days: Annotated[int, Field(ge=0, le=3650)] = 0
     # in a storage pool of this site: first copies become raw images here; absent: all stays in the journal
     base_dir: Path | None = None
     vault_key: Path

@@ -40,7 +40,9 @@ def run(directory: Path, ready_fd: int) -> int:
     write_run(directory, RunState(process=os.getpid()))
     try:
         vault = load_key(Path(spec.key_file))
-        journal = Journal(open_store(spec.store_url, create=False), spec.machine, vault)
+        credentials = Path(spec.store_credentials) if spec.store_credentials else None
+        store = open_store(spec.store_url, create=False, credentials=credentials)
+        journal = Journal(store, spec.machine, vault)
         with open_point_view(journal, spec.point, vault, moved=spec.bases) as view:
             owner = (spec.access.user, spec.access.group)
             with serve(

@@ -33,6 +33,7 @@ class ExportSpec(msgspec.Struct, frozen=True, kw_only=True):
     holder: str  # of the pin
     reason: str
     store_url: str
+    store_credentials: str = ""  # a file; without one the environment's, which the process inherits
     key_file: str
     socket_path: str
     access: SocketAccess

@@ -128,11 +128,13 @@ class Exports:
         clock: Clock,
         events: EventSink,
         wedged_seconds: float = WEDGED_SECONDS,
+        store_credentials: Path | None = None,
     ) -> None:
         """directory: ``<state>/exports``, made if missing; wedged_seconds: silent for so long is killed."""
         directory.mkdir(parents=True, exist_ok=True, mode=0o700)
         self._directory = directory
         self._store_url = store_url
+        self._store_credentials = str(store_credentials.resolve()) if store_credentials else ""
         self._key_file = key_file
         self._pins = pins
         self._access = access
@@ -174,6 +176,7 @@ class Exports:
             holder=f"export:{identity}",
             reason=reason,
             store_url=self._store_url,
+            store_credentials=self._store_credentials,
             key_file=str(self._key_file.resolve()),
             socket_path=str(socket_path),
             access=access or self._access,

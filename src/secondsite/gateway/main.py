@@ -14,7 +14,6 @@ import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
-from urllib.parse import unquote, urlsplit
 
 from secondsite.base.clock import Clock, SystemClock
 from secondsite.base.errors import InvalidInput
@@ -35,11 +34,12 @@ from secondsite.gateway.recover import Recovery
 from secondsite.gateway.recoverykey import RecoveryKeyGuard
 from secondsite.gateway.retention import Retention
 from secondsite.gateway.runtime import Protections, Route
+from secondsite.gateway.storecheck import open_checked
 from secondsite.gateway.views import BaseMoved, load_key
 from secondsite.journal.bases import BaseImage, RawBase
 from secondsite.journal.chain import Journal
 from secondsite.journal.store import ObjectStore
-from secondsite.journal.stores import open_store
+from secondsite.journal.stores import local_directory
 from secondsite.journal.view import BaseOf
 from secondsite.model.events import EventSink
 from secondsite.model.ids import DiskId, machine_id
@@ -80,7 +80,7 @@ class Gateway:
         config.cache_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
         try:
             fabric = self._open_fabric()
-            store = open_store(config.store) if config.store else None
+            store = open_checked(config, clock=self.clock, events=self.events)
             recovery = None
             if store is not None:
                 self._stop.callback(store.close)
@@ -101,7 +101,7 @@ class Gateway:
                 recovery_key=RecoveryKeyGuard(
                     self._vault,
                     own_file=config.vault_key,
-                    store_root=_root_of(config.store),
+                    store_root=local_directory(config.store) if config.store else None,
                     clock=self.clock,
                 ),
                 recovery=recovery,
@@ -129,6 +129,7 @@ class Gateway:
         exports = Exports(
             directory=config.state_dir / "exports",
             store_url=store.url,
+            store_credentials=config.store_credentials,
             key_file=config.vault_key,
             pins=Pins(store, self._vault),
             access=qemu_access(),
@@ -307,13 +308,6 @@ def _peer_rules(config: GatewayConfig) -> dict[str, PeerRule]:
         listed = config.peer_machines.get(peer)
         rules[peer] = PeerRule(None if listed is None else frozenset(machine_id(text) for text in listed))
     return rules
-
-
-def _root_of(store: str | None) -> Path | None:
-    """The directory of a local store."""
-    if store is None:
-        return None
-    return Path(store if store.startswith("/") else unquote(urlsplit(store).path))
 
 
 def serve(gateway: Gateway) -> int:

@@ -56,12 +56,16 @@ class Replica:
 class Rescue:
     """A store with its key, opened. Reads; writes only pins and, when asked to take over, a claim."""
 
-    def __init__(self, store_url: str, key_file: Path) -> None:
-        """Open both. Raises what a missing store or a damaged key file raises."""
+    def __init__(self, store_url: str, key_file: Path, credentials: Path | None = None) -> None:
+        """Open both; credentials: a file for an object store, see `open_store`.
+
+        Raises what a missing store or a damaged key file raises.
+        """
         self.store_url = store_url
         self.key_file = key_file
         self.vault = load_key(key_file)
-        self.store: ObjectStore = open_store(store_url, create=False)
+        self.credentials = credentials
+        self.store: ObjectStore = open_store(store_url, create=False, credentials=credentials)
 
     def replicas(self) -> list[Replica]:
         """Every machine; a damaged one is listed with its error, the others are not harmed by it.
@@ -141,6 +145,7 @@ class Rescue:
         exports = Exports(
             directory=state_dir / "exports",
             store_url=self.store.url,
+            store_credentials=self.credentials,
             key_file=self.key_file,
             pins=Pins(self.store, self.vault),
             access=access,
