@@ -133,7 +133,9 @@ class MemoryDiskCapture:
 
     @property
     def size_bytes(self) -> int:
-        """Its size at the instant."""
+        """Its size at the instant; of an open capture, as a hypervisor's job tells it."""
+        if self._capture.closed:
+            raise errors.SourceGone(machine=self._id, why="the capture was closed")
         return self._size_bytes
 
     @property

@@ -317,7 +317,7 @@ def run_cycle(
             _require_small(bench, capture)
             fit_tables(bench, capture, parent_sizes)
             logs.begin()
-            tracks = tracks_of(bench, capture, logs)
+            tracks, disks = tracks_of(bench, capture, logs), facts_of(capture)
             changed = 0
             for track, disk in zip(tracks, capture.disks, strict=True):
                 changed += read_increment(encoder, track, disk, parent_sizes.get(disk.id))
@@ -351,6 +351,6 @@ def run_cycle(
         sent_bytes=encoder.sent_bytes,
         seconds=bench.clock.monotonic() - started,
         note=capture.instant.note,
-        disks=facts_of(capture),
+        disks=disks,
         left_out=capture.left_out,
     )

@@ -322,7 +322,7 @@ class Seed:
                 self._require_disks(note, capture, more=True)
                 fit_tables(bench, capture)
                 sizes: dict[str, int] = {disk.id: disk.size_bytes for disk in capture.disks}
-                tracks = tracks_of(bench, capture, self._logs)
+                tracks, disks = tracks_of(bench, capture, self._logs), facts_of(capture)
                 changed = 0
                 for track, disk in zip(tracks, capture.disks, strict=True):
                     changed += read_increment(encoder, track, disk, note.sizes.get(disk.id))
@@ -353,7 +353,7 @@ class Seed:
             sent_bytes=encoder.sent_bytes,
             seconds=bench.clock.monotonic() - started,
             note=capture.instant.note,
-            disks=facts_of(capture),
+            disks=disks,
             left_out=capture.left_out,
         )
 
