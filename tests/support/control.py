@@ -17,6 +17,7 @@ import msgspec
 
 from secondsite.base.clock import SystemClock
 from secondsite.gateway.messages import (
+    DeepVerification,
     FirstCopy,
     Health,
     PointTaken,
@@ -75,6 +76,7 @@ class Protections:
     names: dict[MachineId, str]
     peers: tuple[str, ...] = ("b",)
     fail_with: str = ""
+    deep: DeepVerification | None = None
     requests: list[ProtectRequest] = field(default_factory=list)
     _statuses: dict[MachineId, ProtectionStatus] = field(default_factory=dict)
 
@@ -115,6 +117,15 @@ class Protections:
 
     def unprotect(self, machine: MachineId) -> None:
         del self._statuses[machine]
+
+    def deep_verify(self, machine: MachineId) -> DeepVerification:
+        self.deep = DeepVerification(
+            machine=machine, name=self.names[machine], started_at="2026-05-04T12:00:05+00:00", total_bytes=4
+        )
+        return self.deep
+
+    def deep_verification(self, machine: MachineId) -> DeepVerification:
+        return self.deep or DeepVerification(machine=machine, name=self.names[machine])
 
     def take_point(self, machine: MachineId, *, seconds_max: float) -> PointTaken:
         assert seconds_max > 0

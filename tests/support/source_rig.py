@@ -11,6 +11,8 @@ from secondsite.base.clock import Clock, SystemClock
 from secondsite.base.units import GIB, KIB, MIB
 from secondsite.fabrics.memory import MemoryFabric
 from secondsite.gateway.cycle import Bench, Furnished
+from secondsite.gateway.deepverify import DeepVerifier
+from secondsite.gateway.digestservice import DigestService
 from secondsite.gateway.events import EventLog
 from secondsite.gateway.fingerprints import Fingerprints
 from secondsite.gateway.receive import GatewayReceiver, PeerRule
@@ -68,7 +70,12 @@ class Rig:
             events=self.events,
             fingerprints=self.fingerprints.of,
             on_commit=self.fingerprints.committed,
-            digests=self.fingerprints.digests,
+            digests=DigestService(
+                self.fingerprints,
+                vault=self.vault,
+                bases_of=lambda journal: lambda disk: None,
+                clock=self.clock,
+            ),
         )
         self.memory_link = MemoryLink(self.receiver, Peer(name=US))
         self.link = link(self.receiver) if link is not None else self.memory_link
@@ -77,6 +84,7 @@ class Rig:
         self.wrapped: dict[KeyId, bytes] = {}
         for disk in self.fabric.open_source(self.machine).machine.disks:
             self._key(disk.id)
+        self.rolling_days: float | None = None
         self.shipper: LinkShipper
         self.tables: dict[DiskId, SubBlockTable]
         self.replication: Replication | None = None
@@ -119,6 +127,17 @@ class Rig:
             events=self.events,
             furnish=self._furnish,
         )
+        self.verifier = bench.beside = DeepVerifier(
+            self.machine,
+            "shop",
+            self.keys,
+            self.link,
+            state_path=self.directory / "verify.json",
+            clock=self.clock,
+            events=self.events,
+            rolling_days=self.rolling_days,
+            slice_bytes=MIB,
+        )
         self.replication = Replication(
             bench,
             us=US,
@@ -127,6 +146,7 @@ class Rig:
             wrapped_keys=self.wrapped,
             board=board,
         )
+        self.verifier.hurry = self.replication.hurry
         if start:
             self.replication.start()
         return self.replication

@@ -20,6 +20,7 @@ from secondsite.base.parse import JSON_ERRORS
 from secondsite.gateway.messages import (
     ChallengeReply,
     CleanUp,
+    DeepVerification,
     EventEntry,
     ExportRequest,
     ExportStatus,
@@ -146,6 +147,17 @@ class GatewayClient:
     def take_point(self, machine: str) -> PointTaken:
         """An application-consistent point, now."""
         return self._request("POST", f"/v1/protections/{quote(machine, safe='')}/point", PointTaken)
+
+    def deep_verify(self, machine: str) -> DeepVerification:
+        """Begin to compare everything with the source; poll `deep_verification`."""
+        path = f"/v1/protections/{quote(machine, safe='')}/deep-verify"
+        return self._request("POST", path, DeepVerification)
+
+    def deep_verification(self, machine: str) -> DeepVerification:
+        """The one that runs, or the last one."""
+        return self._request(
+            "GET", f"/v1/protections/{quote(machine, safe='')}/deep-verify", DeepVerification
+        )
 
     # replicas
 

@@ -73,7 +73,9 @@ class Committing:
                 crash_point(AFTER_COMMIT)
                 self._done(captured, point, hooks)
             except TransferCancelled:
-                with self._changed:  # the shipper closes first, the loop a moment later: not to spin till then
+                with (
+                    self._changed
+                ):  # the shipper closes first, the loop a moment later: not to spin till then
                     self._changed.wait(0.1)
             except SecondsiteError as error:
                 self._board.trouble(error, critical=not can_retry(error))
@@ -91,6 +93,8 @@ class Committing:
         with self._changed:
             self._wishes.committed(captured, point)
         hooks.committed(captured, point)
+        if self._bench.beside is not None:
+            self._bench.beside.committed(point)
         with self._changed:
             if self.pending and self.pending[0] is captured:
                 self.pending.popleft()

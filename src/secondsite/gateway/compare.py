@@ -17,9 +17,11 @@ import numpy as np
 
 from secondsite.base.clock import Clock
 from secondsite.base.errors import SecondsiteError
+from secondsite.base.units import SUB_BLOCK_BYTES
 from secondsite.gateway.tables import DigestTable
-from secondsite.journal.compare import RANGE_SUB_BLOCKS, Int64s, Uint64s, ranges_of
-from secondsite.journal.digests import ZERO, Digests, values_of
+from secondsite.journal.compare import RANGE_BYTES, RANGE_SUB_BLOCKS, Int64s, Uint64s, ranges_of
+from secondsite.journal.digests import ZERO, Digests, digest_sub_blocks, values_of
+from secondsite.journal.view import DiskView
 from secondsite.model.ids import DiskId, KeyId, MachineId
 from secondsite.model.points import DiskState, Point
 from secondsite.transfer.errors import DigestsNotReady, DigestsRefused, ProtocolViolation, TransferCancelled
@@ -31,7 +33,7 @@ from secondsite.transfer.protocols import (
     can_retry,
     error_code,
 )
-from secondsite.transfer.wire import DIGEST_VERSION, SUMS_MAX, VALUES_MAX
+from secondsite.transfer.wire import DIGEST_VERSION, REREAD_MAX, SUMS_MAX, VALUES_MAX
 
 # Two encoding threads work near each other; a window of sums is half a MiB at most.
 WINDOWS = 2
@@ -79,6 +81,24 @@ def packed(query: DigestQuery, size_bytes: int, digests: Digests) -> DigestAnswe
     )
 
 
+def reread(view: DiskView, query: DigestQuery, seed: int) -> DigestAnswer:
+    """What was asked for from a disk's data as it is stored. Raises what reading the view raises."""
+    numbers = range(query.first, query.first + query.count) if query.level == "sums" else query.ranges
+    buffer = memoryview(bytearray(RANGE_BYTES))
+    rows = np.zeros((len(numbers), RANGE_SUB_BLOCKS, 2), dtype=np.uint64)
+    for index, number in enumerate(numbers):
+        start, end = number * RANGE_BYTES, min((number + 1) * RANGE_BYTES, view.size_bytes)
+        if start >= end or all(zero for *_, zero in view.extents(start, end - start)):
+            continue
+        block = buffer[: end - start]
+        view.read_into(start, block)
+        digests = digest_sub_blocks(block, start // SUB_BLOCK_BYTES, seed)
+        rows[index, : len(digests)] = digests
+    if query.level == "sums":
+        return packed(query, view.size_bytes, rows.sum(axis=1, dtype=np.uint64))
+    return packed(query, view.size_bytes, rows.reshape(-1, 2))
+
+
 # -- the source -----------------------------------------------------------------------------------
 
 
@@ -115,6 +135,8 @@ class RemoteDisk:
         self._disk = disk
         self._point = point
         self._reread = reread
+        self._window_ranges = REREAD_MAX if reread else SUMS_MAX
+        self._values_max = REREAD_MAX if reread else VALUES_MAX
         self._traffic = traffic
         self._lock = threading.Lock()
         self._windows: OrderedDict[int, Digests] = OrderedDict()
@@ -127,17 +149,17 @@ class RemoteDisk:
     def sums(self, ranges: Int64s) -> Digests:
         """See `Theirs`. Raises what the link and the target raise."""
         found = np.zeros((len(ranges), 2), dtype=np.uint64)
-        windows = ranges // SUMS_MAX
+        windows = ranges // self._window_ranges
         for number in np.unique(windows).tolist():
             here = windows == number
-            found[here] = self._window(number)[ranges[here] - number * SUMS_MAX]
+            found[here] = self._window(number)[ranges[here] - number * self._window_ranges]
         return found
 
     def values(self, ranges: Int64s) -> Uint64s:
         """See `Theirs`. Raises what the link and the target raise."""
         parts = []
-        for start in range(0, len(ranges), VALUES_MAX):
-            asked = ranges[start : start + VALUES_MAX]
+        for start in range(0, len(ranges), self._values_max):
+            asked = ranges[start : start + self._values_max]
             answer = self._ask(self._query("values", ranges=tuple(asked.tolist())))
             parts.append(unpacked(answer, len(asked) * RANGE_SUB_BLOCKS, 1, zero=ZERO))
         return np.concatenate(parts).reshape(-1, RANGE_SUB_BLOCKS)
@@ -146,10 +168,10 @@ class RemoteDisk:
         with self._lock:
             found = self._windows.get(number)
             if found is None:
-                last = ranges_of(self.size_bytes)
-                count = max(1, min(SUMS_MAX, last - number * SUMS_MAX))
-                answer = self._ask(self._query("sums", first=number * SUMS_MAX, count=count))
-                found = np.zeros((SUMS_MAX, 2), dtype=np.uint64)
+                first = number * self._window_ranges
+                count = max(1, min(self._window_ranges, ranges_of(self.size_bytes) - first))
+                answer = self._ask(self._query("sums", first=first, count=count))
+                found = np.zeros((self._window_ranges, 2), dtype=np.uint64)
                 found[:count] = unpacked(answer, count, 2, zero=0).reshape(-1, 2)
                 self._windows[number] = found
             self._windows.move_to_end(number)

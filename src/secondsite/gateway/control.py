@@ -27,6 +27,7 @@ from secondsite.fabrics.base import Fabric
 from secondsite.gateway.messages import (
     ChallengeReply,
     CleanUp,
+    DeepVerification,
     EventEntry,
     ExportRequest,
     GatewayStatus,
@@ -105,6 +106,12 @@ class ProtectionService(Protocol):
     def take_point(self, machine: MachineId, *, seconds_max: float) -> PointTaken:
         """Make an application-consistent point now and wait until it is committed."""
 
+    def deep_verify(self, machine: MachineId) -> DeepVerification:
+        """Begin to compare everything with the points it becomes. Raises VerifyRunning."""
+
+    def deep_verification(self, machine: MachineId) -> DeepVerification:
+        """How far that has come, or what the last one found."""
+
 
 class EventReader(Protocol):
     """The gateway's recent events, numbered from 1."""
@@ -177,6 +184,8 @@ class ControlApi:
             ("PUT", "/v1/protections/{machine}", self.protect),
             ("DELETE", "/v1/protections/{machine}", self.unprotect),
             ("POST", "/v1/protections/{machine}/point", self.take_point),
+            ("GET", "/v1/protections/{machine}/deep-verify", self.deep_verification),
+            ("POST", "/v1/protections/{machine}/deep-verify", self.deep_verify),
             ("GET", "/v1/machines/{machine}/points", self.points),
             ("GET", "/v1/machines/{machine}/exports", self.exports),
             ("POST", "/v1/machines/{machine}/exports", self.start_export),
@@ -301,6 +310,14 @@ class ControlApi:
         return await _call(
             lambda: self._protections().take_point(self._protected(request), seconds_max=POINT_SECONDS_MAX)
         )
+
+    async def deep_verify(self, request: Request) -> Response:
+        """Begin a deep verification; ask with GET how far it is."""
+        return await _call(lambda: self._protections().deep_verify(self._protected(request)), 202)
+
+    async def deep_verification(self, request: Request) -> Response:
+        """The deep verification that runs, or the last one."""
+        return await _call(lambda: self._protections().deep_verification(self._protected(request)))
 
     # replicas
 

@@ -13,6 +13,7 @@ import secrets
 import threading
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Protocol
 
 import msgspec
 
@@ -84,6 +85,16 @@ class Furnished:
     table: SubBlockTable
 
 
+class Beside(Protocol):
+    """What makes use of a cycle's instant besides the cycle: verification. Never raises."""
+
+    def read(self, capture: Capture, checkpoint: str) -> None:
+        """The cycle has read what it needs; the capture is closed when this returns, so be quick."""
+
+    def committed(self, point: CommittedPoint) -> None:
+        """Its instant, or another, is a point now; must not block."""
+
+
 @dataclass(eq=False)
 class Bench:
     """What every cycle of one machine works with."""
@@ -100,6 +111,7 @@ class Bench:
     furnish: Callable[[DiskId], Furnished] | None = None  # for a disk the machine got later
     level: int = 1
     mapping: SiteMapping | None = None
+    beside: Beside | None = None
     _sealed: tuple[Definition, bytes] | None = None
 
     def definition(self) -> bytes:
@@ -321,6 +333,8 @@ def run_cycle(
             changed = 0
             for track, disk in zip(tracks, capture.disks, strict=True):
                 changed += read_increment(encoder, track, disk, parent_sizes.get(disk.id))
+            if bench.beside is not None:
+                bench.beside.read(capture, checkpoint)
         encoder.flush()
         crash_point(BEFORE_SEAL)
         proposal = propose(

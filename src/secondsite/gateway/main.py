@@ -24,6 +24,7 @@ from secondsite.gateway.certificates import CertificateWatch
 from secondsite.gateway.config import FabricSettings, GatewayConfig, load_config
 from secondsite.gateway.control import ControlServices
 from secondsite.gateway.controlserver import serve_control
+from secondsite.gateway.digestservice import DigestService
 from secondsite.gateway.events import EventLog
 from secondsite.gateway.exports import Exports, qemu_access
 from secondsite.gateway.fingerprints import Fingerprints
@@ -172,7 +173,7 @@ class Gateway:
             events=self.events,
             fingerprints=fingerprints.of,
             on_commit=self._on_commit(store, fingerprints),
-            digests=fingerprints.digests,
+            digests=DigestService(fingerprints, vault=self._vault, bases_of=_bases_of, clock=self.clock),
         )
         server = IngestServer(
             receiver,

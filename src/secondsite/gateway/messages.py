@@ -58,6 +58,31 @@ class FirstCopy(Wire, frozen=True, kw_only=True):
     differed_bytes: int | None = None  # of those done, in a comparison
 
 
+class DifferingRange(Wire, frozen=True, kw_only=True):
+    """Bytes of a point that are not what the source held at its instant."""
+
+    disk: DiskId
+    offset: int
+    length: int
+    point: int
+
+
+class DeepVerification(Wire, frozen=True, kw_only=True):
+    """A comparison of everything with the source, running or the last one; `started_at` None: none yet."""
+
+    machine: MachineId
+    name: str
+    started_at: str | None = None
+    finished_at: str | None = None
+    done_bytes: int = 0
+    total_bytes: int = 0  # 0 while unknown
+    differing_bytes: int = 0
+    differing: tuple[DifferingRange, ...] = ()  # the first 64
+    first_point: int | None = None  # points whose instants were compared
+    last_point: int | None = None
+    error: str = ""  # why it ended before it was through
+
+
 class ProtectionStatus(Wire, frozen=True, kw_only=True):
     """One protected machine, as its source gateway sees it now."""
 

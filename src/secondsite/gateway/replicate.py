@@ -125,6 +125,12 @@ class Replication:
             self._due = min(self._due, self._clock.monotonic() + policy.copy_frequency_seconds)
             self._changed.notify_all()
 
+    def hurry(self) -> None:
+        """Run the next cycle now."""
+        with self._changed:
+            self._due = self._clock.monotonic()
+            self._changed.notify_all()
+
     def stop(self) -> None:
         """End the threads; sealed instants stay in the cache, tables are closed in order."""
         self._stop.set()

@@ -19,9 +19,10 @@ from secondsite.base.errors import InvalidInput, Outcome, SecondsiteError
 from secondsite.base.files import create_file, read_limited, remove_file
 from secondsite.fabrics.base import Fabric
 from secondsite.gateway.cycle import Bench, Furnished
+from secondsite.gateway.deepverify import DeepVerifier
 from secondsite.gateway.desired import DesiredState, Protection
 from secondsite.gateway.healing import ClockWatch
-from secondsite.gateway.messages import PointTaken, ProtectionStatus, ProtectRequest
+from secondsite.gateway.messages import DeepVerification, PointTaken, ProtectionStatus, ProtectRequest
 from secondsite.gateway.replicate import Policy, Replication
 from secondsite.gateway.status import Board
 from secondsite.gateway.subblocks import SubBlockTable
@@ -101,6 +102,7 @@ class Protections:
         # taken for every change of what runs; the statuses need only the dictionaries
         self._change = threading.Lock()
         self._running: dict[MachineId, Replication] = {}
+        self._verifiers: dict[MachineId, DeepVerifier] = {}  # of those that run
         self._boards: dict[MachineId, Board] = {}
         self._stop = threading.Event()
         self._wake = threading.Event()
@@ -183,6 +185,21 @@ class Protections:
             raise NotProtected(machine=machine)
         return running.take_point(seconds_max=seconds_max)
 
+    def deep_verify(self, machine: MachineId) -> DeepVerification:
+        """See `ProtectionService`."""
+        return self._verifier(machine).start()
+
+    def deep_verification(self, machine: MachineId) -> DeepVerification:
+        """See `ProtectionService`."""
+        return self._verifier(machine).show()
+
+    def _verifier(self, machine: MachineId) -> DeepVerifier:
+        with self._change:
+            found = self._verifiers.get(machine)
+        if found is None:
+            raise NotProtected(machine=machine)
+        return found
+
     # -- converging -----------------------------------------------------------------------------
 
     def _converge_root(self) -> None:
@@ -239,6 +256,15 @@ class Protections:
             level=protection.compression_level,
             mapping=protection.mapping,
         )
+        verifier = bench.beside = DeepVerifier(
+            protection.machine,
+            protection.name,
+            bench.keys,
+            route.link,
+            state_path=self._state_dir / "verify" / f"{protection.machine}.json",
+            clock=self._clock,
+            events=self._events,
+        )
         replication = Replication(
             bench,
             us=self._name,
@@ -249,13 +275,16 @@ class Protections:
             stagger_seconds=stagger_seconds,
             clock_watch=self._clock_watch,
         )
+        verifier.hurry = replication.hurry
         self._running[protection.machine] = replication
+        self._verifiers[protection.machine] = verifier
         replication.start()
 
     def _end(self, protection: Protection) -> None:
         """Remove a protection; the caller holds `change`. Raises what the source raises; repeatable."""
         machine = protection.machine
         running = self._running.pop(machine, None)
+        self._verifiers.pop(machine, None)
         if running is not None:
             running.unprotect()
         else:
@@ -266,6 +295,7 @@ class Protections:
             self._fabric.open_source(machine, protection.disks, taken=True).release()
         for path in sorted(self._tables_of(machine).glob("*")):
             remove_file(path)
+        (self._state_dir / "verify" / f"{machine}.json").unlink(missing_ok=True)
         self._desired.remove(machine)
         self._boards.pop(machine, None)
         text = f"{protection.name} is no longer protected; its points stay at {protection.peer}"

@@ -83,7 +83,8 @@ def changed(chance: random.Random, data: bytearray) -> bytearray:
 
 def pieces_of(chance: random.Random, data: bytearray) -> tuple[list[tuple[int, int]], list[tuple[int, int]]]:
     """(what is read, what is a hole), in sub-blocks: data is read, zeros are read or known as holes."""
-    pieces, holes = [], []
+    pieces: list[tuple[int, int]] = []
+    holes: list[tuple[int, int]] = []
     first, last = 0, sub_blocks_of(len(data))
     while first < last:
         count = min(chance.choice([1, 2, 16, RANGE_SUB_BLOCKS, 700]), last - first)

@@ -1,0 +1,176 @@
+"""Deep verify over the memory fabric: a pass under writes finds nothing, a planted difference is named."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from secondsite.base.units import KIB, MIB, SUB_BLOCK_BYTES
+from secondsite.gateway import deepverify
+from secondsite.gateway.deepverify import DeepVerifier, VerifyRunning
+from secondsite.gateway.encode import _Work
+from secondsite.gateway.messages import DeepVerification
+from secondsite.gateway.replicate import Replication
+from secondsite.model.ids import DiskId
+from secondsite.model.states import ItemState
+from secondsite.transfer.errors import DigestsNotReady
+from secondsite.transfer.protocols import DigestAnswer, DigestQuery
+from support.source_rig import Rig
+
+pytestmark = pytest.mark.fault
+
+DISKS = {"vda": 5 * MIB, "vdb": 3 * MIB + 512}
+TOTAL = sum(DISKS.values())
+
+
+@pytest.fixture
+def rig(tmp_path: Path) -> Iterator[Rig]:
+    made = Rig(tmp_path, disks=DISKS)
+    made.scribble(100)
+    yield made
+    made.close()
+
+
+def protected(rig: Rig) -> Replication:
+    replication = rig.open(frequency_seconds=3600)
+    rig.until(lambda: replication.board.state is ItemState.PROTECTED, "Protected")
+    replication.take_point(seconds_max=30)
+    return replication
+
+
+def verified(rig: Rig, *, writing: bool = False) -> DeepVerification:
+    rig.verifier.start()
+
+    def done() -> bool:
+        if writing:
+            rig.scribble(3)
+        return rig.verifier.show().finished_at is not None
+
+    rig.until(done, "the pass")
+    return rig.verifier.show()
+
+
+def test_a_pass_under_writes_finds_nothing(rig: Rig) -> None:
+    protected(rig)
+    found = verified(rig, writing=True)
+    assert (found.error, found.differing, found.differing_bytes) == ("", (), 0)
+    assert found.done_bytes == found.total_bytes == TOTAL
+    assert found.first_point is not None
+    assert found.last_point is not None
+    assert found.last_point > found.first_point, "each slice with a point of its own"
+    assert "verify.deep-done" in rig.codes()
+    assert "verify.differs" not in rig.codes()
+    again = verified(rig)
+    assert again.done_bytes == TOTAL
+
+
+def write_unseen(rig: Rig, disk: str, offset: int, data: bytes) -> None:
+    """Change a disk behind its tracking, as a rolled back storage would."""
+    rig.fabric._machines[rig.machine].disks[DiskId(disk)].write(offset, data, tracked=False)
+
+
+def test_what_tracking_did_not_see_is_found_and_named(rig: Rig) -> None:
+    protected(rig)
+    old = rig.fabric.content(rig.machine, "vdb")[MIB + 8 * KIB : MIB + 16 * KIB]
+    write_unseen(rig, "vdb", MIB + 8 * KIB, bytes(byte ^ 0xFF for byte in old))
+    found = verified(rig)
+    assert [(r.disk, r.offset, r.length) for r in found.differing] == [("vdb", MIB + 8 * KIB, 8 * KIB)]
+    assert found.differing_bytes == 8 * KIB
+    event = next(e for _, e in rig.events.since(0, 100_000) if e.code == "verify.differs")
+    assert event.severity.name == "CRITICAL"
+    assert f"{MIB + 8 * KIB}..{MIB + 16 * KIB}" in event.text
+
+
+def test_what_encoding_lost_is_found(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A planted bug in the data path: a sub-block that changed is not sent."""
+    replication = protected(rig)
+    piece = _Work._piece
+    victim = 2 * MIB
+
+    def lossy(work: _Work, track: object, offset: int, data: memoryview, digests: object) -> None:
+        if offset <= victim < offset + len(data):
+            skip = victim - offset + SUB_BLOCK_BYTES
+            rest = data[skip:]
+            if len(rest):
+                piece(work, track, offset + skip, rest, digests[skip // SUB_BLOCK_BYTES :])  # type: ignore[arg-type,index]
+            return
+        piece(work, track, offset, data, digests)  # type: ignore[arg-type]
+
+    with monkeypatch.context() as patch:
+        patch.setattr(_Work, "_piece", lossy)
+        rig.fabric.write(rig.machine, "vda", victim, rig.chance.randbytes(64 * KIB))
+        replication.take_point(seconds_max=30)
+    found = verified(rig)
+    assert [(r.disk, r.offset, r.length) for r in found.differing] == [("vda", victim, SUB_BLOCK_BYTES)]
+
+
+def test_one_pass_at_a_time_and_a_target_that_fails_for_a_while(rig: Rig) -> None:
+    protected(rig)
+    service = rig.receiver._digests
+    assert service is not None
+    failures = 0
+
+    def sometimes(journal: object, query: DigestQuery) -> DigestAnswer:
+        nonlocal failures
+        failures += 1
+        if failures < 4:
+            raise DigestsNotReady(disk=query.disk, point=query.point, why="a test")
+        return service(journal, query)  # type: ignore[arg-type]
+
+    rig.receiver._digests = sometimes
+    rig.verifier.start()
+    with pytest.raises(VerifyRunning):
+        rig.verifier.start()
+    rig.until(lambda: rig.verifier.show().finished_at is not None, "the pass")
+    assert rig.verifier.show().done_bytes == TOTAL
+
+
+def test_a_target_that_refuses_ends_the_pass_with_its_reason(rig: Rig) -> None:
+    protected(rig)
+    rig.receiver._digests = None
+    found = verified(rig)
+    assert "keeps no digests" in found.error
+    assert "verify.deep-failed" in rig.codes()
+
+
+def test_a_share_is_verified_each_day_and_goes_on_after_a_restart(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(deepverify, "ROLLING_SLICE_BYTES", MIB)
+    rig.rolling_days = 1 / 86_400  # all of it in a second
+    replication = protected(rig)
+    seen = []
+    for _ in range(3):
+        rig.until(lambda: not rig.verifier._comparing and rig.verifier._share(TOTAL) >= MIB, "a share is due")
+        before = rig.verifier._rolling
+        replication.take_point(seconds_max=30)
+        rig.until(lambda: before != rig.verifier._rolling, "its slice is compared")  # noqa: B023
+        seen.append(rig.verifier._rolling)
+    kept = json.loads((rig.directory / "verify.json").read_text())
+    assert (kept.get("disk", ""), kept.get("offset", 0)) == (seen[-1].disk, seen[-1].offset)
+    rig.close()
+    protected(rig)
+    assert rig.verifier._rolling.disk >= seen[-1].disk
+    assert "verify.differs" not in rig.codes()
+
+
+def test_planted_bug_comparing_with_another_instants_point_is_caught(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Digests of one instant against the point of a later one: what was written between differs."""
+    committed = DeepVerifier.committed
+
+    def late(verifier: DeepVerifier, point: object) -> None:
+        waiting = verifier._waiting
+        if waiting is not None and waiting.checkpoint != point.checkpoint:  # type: ignore[attr-defined]
+            waiting.checkpoint = point.checkpoint  # type: ignore[attr-defined]
+            committed(verifier, point)  # type: ignore[arg-type]
+        elif waiting is not None:
+            verifier.hurry() if verifier.hurry else None
+
+    monkeypatch.setattr(DeepVerifier, "committed", late)
+    with pytest.raises(AssertionError):
+        test_a_pass_under_writes_finds_nothing(rig)
