@@ -17,10 +17,12 @@ from secondsite.gateway.choose import parse_time
 from secondsite.journal.chain import Journal
 from secondsite.journal.keys import KeyRing
 from secondsite.journal.merge import Merged, NotMergeable, abandon, merge
+from secondsite.journal.page_write import delete_pages, write_page
 from secondsite.journal.promote import OpenBase, promote
 from secondsite.journal.state import State
 from secondsite.journal.sweep import delete_promoted, delete_retired, unnamed
 from secondsite.model.events import EventSink, Severity
+from secondsite.model.ids import DiskId
 from secondsite.model.points import Point
 from secondsite.model.retention import Decision, Group, PointFacts, RetentionPolicy, decide
 
@@ -50,6 +52,7 @@ class Upkeep:
     _swept_at: float | None = None
     _told: str = ""
     _waiting: dict[str, tuple[int, float]] = field(default_factory=dict)  # unnamed segments, first seen
+    _unpaged: set[tuple[DiskId, int, int]] = field(default_factory=set)  # pages that cannot be made
     _skipped: set[tuple[int, int]] = field(default_factory=set)  # groups that cannot be merged as they are
 
     def step(self) -> bool:
@@ -75,22 +78,13 @@ class Upkeep:
         for group in decision.groups:
             if (group.after, group.last) not in self._skipped:
                 return self._merge(group, points)
+        if write_page(self.journal, self.keys, without=self._unpaged) is not None:
+            return True
         return self._sweep()
 
     def decide(self, state: State, points: Sequence[Point]) -> Decision:
         """What the policy asks for now."""
-        now = self.clock.utc()
-        facts = [
-            PointFacts(point.number, parse_time(point.committed_at).timestamp(), point.consistency)
-            for point in points
-        ]
-        decision = decide(
-            facts,
-            self.policy(),
-            pinned={pin.number for pin in state.pins_at(now.isoformat(timespec="microseconds"))},
-            preferred=self.verified(),
-            now=now.timestamp(),
-        )
+        decision = decide_now(points, state, self.policy(), preferred=self.verified(), clock=self.clock)
         self._tell_waiting(decision, state)
         return decision
 
@@ -131,6 +125,7 @@ class Upkeep:
                 self._emit("promote.held-back", Severity.INFORMATION, text)
             self._told = text
             return False
+        delete_pages(self.journal)
         gone = len([n for n in before if n < done.floor])
         points = f"; {gone} points before it left ({why})" if gone else ""
         self._emit(
@@ -165,6 +160,7 @@ class Upkeep:
             text = f"points {group.after} to {group.last} stay as they are: {error}"
             self._emit("retention.not-merged", Severity.INFORMATION, text)
             return False
+        delete_pages(self.journal)
         delete_retired(self.journal, clock=self.clock)
         self._tell_merged(done, group, self.clock.monotonic() - started)
         return True
@@ -193,6 +189,7 @@ class Upkeep:
             return False
         self._swept_at = now
         self._skipped.clear()
+        self._unpaged.clear()
         delete_promoted(self.journal, clock=self.clock)
         found = unnamed(self.journal)
         names = [*found.dead, *self._orphans(found.waiting, now)]
@@ -217,3 +214,25 @@ class Upkeep:
 
     def _emit(self, code: str, severity: Severity, text: str, **details: int | float | str) -> None:
         self.events.emit(code, severity, text, machine=self.journal.machine, **details)
+
+
+def decide_now(
+    points: Sequence[Point],
+    state: State,
+    policy: RetentionPolicy,
+    *,
+    preferred: Collection[int],
+    clock: Clock,
+) -> Decision:
+    """What a policy asks for now. preferred: points that a scrub proved."""
+    now = clock.utc()
+    return decide(
+        [
+            PointFacts(point.number, parse_time(point.committed_at).timestamp(), point.consistency)
+            for point in points
+        ],
+        policy,
+        pinned={pin.number for pin in state.pins_at(now.isoformat(timespec="microseconds"))},
+        preferred=preferred,
+        now=now.timestamp(),
+    )

@@ -123,6 +123,7 @@ def merge(
             last=last,
             segments=tuple(segments),
             points=len(points),
+            arrived_bytes=_arrived(journal, state, points),
             made_at=_now(clock),
         )
         _put_span(journal, made, hashes, clock)
@@ -131,6 +132,21 @@ def merge(
         raise
     crash_point(AFTER_TAKEN_IN)
     return done
+
+
+def _arrived(journal: Journal, state: State, points: Sequence[Point]) -> int:
+    """What the points were as they came; 0 when a span among them does not know."""
+    ids = {span.last: span.id for span in state.spans}
+    total = 0
+    for point in points:
+        if point.number not in ids:
+            total += point.sent_bytes
+            continue
+        span = journal.read_span(ids[point.number])
+        if span is None or not span.arrived_bytes:
+            return 0
+        total += span.arrived_bytes
+    return total
 
 
 def _put_span(journal: Journal, span: Span, hashes: tuple[str, str], clock: Clock) -> None:
@@ -244,9 +260,6 @@ class _DiskMerger:
         self._state: DiskState = found[-1][1]
         self._epoch = found[-1][0].epoch
         self._key = job.keys.get(self._state.key_id)
-        self._refs = [
-            ref for point, _ in found for ref in point.segments if ref.disk == disk
-        ]  # as the index numbers them
         self._written: list[SegmentRef] = []
         self._writer: SegmentWriter | None = None
 
@@ -268,23 +281,25 @@ class _DiskMerger:
                 self._on_bytes(end - start)
         self._finish()
         # what was written is alive and nothing else: it may come last
-        return [self._refs[number] for number in sorted(kept)] + self._written
+        return [index.readers.ref(number) for number in sorted(kept)] + self._written
 
     def _kept(self, index: DiskIndex, layer: Layer) -> set[int]:
         """Segments that stay as they are, by their place in the index."""
         lengths = layer.ends - layer.starts
         owned = layer.blocks >= 0
         owners = index.segments[layer.blocks[owned]]
-        alive = np.zeros(len(self._refs), dtype=np.int64)
+        alive = np.zeros(len(index.readers), dtype=np.int64)
         np.add.at(alive, owners[owners >= 0], lengths[owned][owners >= 0])
         kept = set()
-        for number, (ref, reader) in enumerate(zip(self._refs, index.readers, strict=True)):
+        for number in range(len(index.readers)):
+            ref = index.readers.ref(number)
+            if ref.stored_bytes < KEPT_STORED_BYTES_MIN or alive[number] < KEPT_ALIVE * ref.data_bytes:
+                continue
+            reader = index.readers[number]
             rows = reader.index
             end = int((rows["offset"] + rows["length"]).max()) if len(rows) else 0
             if (
-                ref.stored_bytes >= KEPT_STORED_BYTES_MIN
-                and alive[number] >= KEPT_ALIVE * ref.data_bytes
-                and reader.head.key_id == self._key.id
+                reader.head.key_id == self._key.id
                 # beyond the end it would come back when the disk grows again
                 and end <= self._state.size_bytes
             ):

@@ -58,6 +58,25 @@ def parse_merged_name(name: str) -> str | None:
     return parts[3] if len(parts) == 6 and parts[2] == "merged" else None
 
 
+def pages_prefix(machine: MachineId, disk: DiskId | None = None) -> str:
+    """Pages of one disk, or of all."""
+    return f"{MACHINES}{machine}/pages/{disk}/" if disk is not None else f"{MACHINES}{machine}/pages/"
+
+
+def page_name(machine: MachineId, disk: DiskId, size: int, first: int, points: int) -> str:
+    """The page of `size` records from number `first` on, `points` of them points with the disk."""
+    return f"{MACHINES}{machine}/pages/{disk}/{size:06d}/{first:016d}-{points:06d}"
+
+
+def parse_page_name(name: str) -> tuple[int, int, int] | None:
+    """(size, first record, points) of a page's name; None when it is not one."""
+    parts = name.split("/")
+    first, _, points = parts[-1].partition("-")
+    if len(parts) != 6 or parts[2] != "pages" or not (parts[4].isdigit() and (first + points).isdigit()):
+        return None
+    return int(parts[4]), int(first), int(points or 0)
+
+
 def span_id(first: int, last: int, chance: str) -> str:
     """``0000000000000002-0000000000000130-1f2e3d4c``: the records it replaces, 8 random digits."""
     return f"{first:016d}-{last:016d}-{chance}"

@@ -259,7 +259,7 @@ def nothing_is_kept(self: object, *args: object) -> set[int]:
 
 
 def everything_is_kept(self: merging._DiskMerger, index: DiskIndex, layer: Layer) -> set[int]:
-    return {number for number, _ in enumerate(self._refs)}
+    return set(range(len(index.readers)))
 
 
 def no_pins(self: State, now: str) -> tuple[()]:

@@ -138,11 +138,11 @@ class Life:
         self.replica.check()
 
 
-@pytest.mark.parametrize("tens", range(6))
+@pytest.mark.parametrize("tens", range(4))
 def test_every_listed_point_reads_what_it_held(tens: int) -> None:
     merges = 0
-    for seed in range(10 * tens, 10 * tens + 10):
+    for seed in range(8 * tens, 8 * tens + 8):
         life = Life(seed)
         life.run()
         merges += life.merges
-    assert merges > 20
+    assert merges > 16

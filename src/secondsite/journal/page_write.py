@@ -1,0 +1,137 @@
+"""Making pages, one at a time, and deleting those that stand for nothing any more."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from secondsite.base.crash import crash_point, mark
+from secondsite.base.errors import SecondsiteError
+from secondsite.journal.chain import Journal
+from secondsite.journal.disk_index import DiskIndex, disk_points, merge_index
+from secondsite.journal.keys import KeyRing
+from secondsite.journal.names import page_name, pages_prefix, parse_page_name
+from secondsite.journal.page_catalog import Pages
+from secondsite.journal.pages import LEVELS, PIECES_MAX, Page, aligned, encode_page
+from secondsite.journal.store import ObjectExists
+from secondsite.model.ids import DiskId
+from secondsite.model.points import DiskState, Point
+
+AFTER_PAGE = mark("page.after-put")
+
+
+@dataclass(frozen=True)
+class _Stretch:
+    """Records a page may stand for."""
+
+    disk: DiskId
+    size: int
+    first: int
+    points: tuple[Point, ...]  # listed, in order
+
+    @property
+    def last(self) -> int:
+        return self.first + self.size - 1
+
+
+def write_page(journal: Journal, keys: KeyRing, *, without: set[tuple[DiskId, int, int]]) -> str | None:
+    """Make one page that is missing, the small ones first. Returns its name, None when there is none to make.
+
+    without: (disk, size, first record) of pages that cannot be made; added to here.
+    """
+    for stretch, pages in _missing(journal, keys):
+        place = (stretch.disk, stretch.size, stretch.first)
+        if place in without:
+            continue
+        name = _write(journal, keys, stretch, pages)
+        if name is not None:
+            return name
+        without.add(place)
+    return None
+
+
+def _missing(journal: Journal, keys: KeyRing) -> Iterator[tuple[_Stretch, Pages]]:
+    head, state = journal.head(), journal.state()
+    if head.point is None:
+        return
+    begin = max(state.promoted, state.floor)
+    points = journal.points_after(begin)
+    catalogs = {disk.id: Pages(journal, disk.id, keys) for disk in head.point.disks}
+    for size in LEVELS:
+        by_stretch = itertools.groupby(points, key=lambda point: aligned(point.number, size)[0])
+        for first, inside in by_stretch:
+            if first <= begin or first + size - 1 > head.number:
+                continue
+            found = tuple(inside)
+            for disk, pages in catalogs.items():
+                stretch = _Stretch(disk, size, first, found)
+                if (size, first) not in pages and not pages.is_replaced(first, stretch.last):
+                    yield stretch, pages
+
+
+def _write(journal: Journal, keys: KeyRing, stretch: _Stretch, pages: Pages) -> str | None:
+    disk = stretch.disk
+    found = list(disk_points(stretch.points, disk))
+    if len(found) < 2 or len({state.key_id for _, state in found}) != 1:
+        return None
+    size_bytes = found[0][1].size_bytes
+    try:
+        index = merge_index(journal, disk, stretch.points, size_bytes, keys, pages=pages, clip=False)
+    except SecondsiteError as error:
+        if error.retryable:
+            raise
+        return None  # a damaged segment; scrubbing says so
+    if len(index.layer) > PIECES_MAX:
+        return None
+    page = _page(journal, index, found, (stretch.first, stretch.last))
+    name = page_name(journal.machine, disk, stretch.size, stretch.first, len(found))
+    with contextlib.suppress(ObjectExists):
+        journal.store.put(name, encode_page(page, journal.machine, disk, keys.get(page.key_id)))
+    crash_point(AFTER_PAGE)
+    return name
+
+
+def _page(
+    journal: Journal, index: DiskIndex, found: list[tuple[Point, DiskState]], place: tuple[int, int]
+) -> Page:
+    blocks = index.layer.blocks
+    owners = index.segments[blocks]
+    used, numbers = np.unique(owners[owners >= 0], return_inverse=True)
+    renumbered = np.full(len(owners), -1, dtype=np.int32)
+    renumbered[owners >= 0] = numbers
+    return Page(
+        first=place[0],
+        last=place[1],
+        hash=journal.record_hash(found[-1][0].number),
+        points=len(found),
+        key_id=found[0][1].key_id,
+        first_size_bytes=found[0][1].size_bytes,
+        last_size_bytes=found[-1][1].size_bytes,
+        segments=tuple(index.readers.ref(number) for number in used.tolist()),
+        starts=index.layer.starts,
+        ends=index.layer.ends,
+        offsets=index.offsets[blocks],
+        owners=renumbered,
+        positions=index.positions[blocks],
+        zeros=index.zeros[blocks],
+    )
+
+
+def delete_pages(journal: Journal) -> int:
+    """Those of records that were promoted or merged away. Returns how many."""
+    state = journal.state()
+    deleted = 0
+    for name in list(journal.store.list(pages_prefix(journal.machine))):
+        place = parse_page_name(name)
+        if place is None:
+            continue
+        size, first, _ = place
+        last = first + size - 1
+        if first <= state.promoted or any(s.first <= last and first <= s.last for s in state.spans):
+            journal.store.delete(name)
+            deleted += 1
+    return deleted
