@@ -37,6 +37,7 @@ HEADER = struct.Struct("<8sHHIQ32s")
 ROW = np.dtype([("number", "<u8"), ("sum", "<u8", (2,))])
 SUMS_BYTES_MAX = 1 * GIB  # rows for a first promotion of 2.8 TiB
 _MASK = (1 << 64) - 1
+_PIECE_BYTES = 128 * 1024 * ROW.itemsize
 
 Sums = NDArray[np.void]
 
@@ -50,9 +51,14 @@ def sum_base(base: BaseImage, where: Extents, seed: int) -> Sums:
     for row, (offset, length) in enumerate(pieces):
         number = offset // BLOCK_BYTES_MAX
         base.read_into(offset, buffer[:length])
-        found = xxhash.xxh3_128_intdigest(buffer[:length], (seed + number) & _MASK)
-        rows[row] = (number, (found & _MASK, found >> 64))
+        rows[row] = (number, row_sum(buffer[:length], number, seed))
     return rows
+
+
+def row_sum(data: memoryview, number: int, seed: int) -> tuple[int, int]:
+    """The sum of the 64 KiB with this number."""
+    found = xxhash.xxh3_128_intdigest(data, (seed + number) & _MASK)
+    return found & _MASK, found >> 64
 
 
 def put_sums(store: ObjectStore, machine: MachineId, disk: DiskId, number: int, rows: Sums) -> None:
@@ -64,6 +70,30 @@ def put_sums(store: ObjectStore, machine: MachineId, disk: DiskId, number: int, 
         store.put(f"{base_sums_prefix(machine, disk)}{number:016d}", data)
     except ObjectExists:
         return
+
+
+def read_rows(store: ObjectStore, name: str) -> Iterator[Sums]:
+    """The rows of one object in pieces, after all of it was checked; memory stays bounded.
+
+    Raises:
+        ObjectDamaged, FormatUnknown, ObjectMissing.
+    """
+    size = store.size(name)
+    if size < HEADER.size:
+        raise damaged(name, "it is too short")
+    head = store.read(name, 0, HEADER.size)
+    magic, version, _, required, count, digest = HEADER.unpack(head)
+    check_version(name, magic, MAGIC, version, required)
+    if size != HEADER.size + count * ROW.itemsize:
+        raise damaged(name, "its length does not fit")
+    places = [(at, min(_PIECE_BYTES, size - at)) for at in range(HEADER.size, size, _PIECE_BYTES)]
+    hasher = blake3.blake3(head[:24])
+    for at, length in places:
+        hasher.update(store.read(name, at, length))
+    if hasher.digest() != digest:
+        raise damaged(name, "its hash does not fit")
+    for at, length in places:
+        yield np.frombuffer(store.read(name, at, length), dtype=ROW)
 
 
 def read_sums(store: ObjectStore, machine: MachineId, disk: DiskId) -> dict[int, tuple[int, int]]:

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from secondsite.base.errors import SecondsiteError
+from secondsite.base.files import FileTooLarge
 from secondsite.journal.chain import Journal
 from secondsite.journal.errors import FormatUnknown, KeyMissing, ObjectDamaged
 from secondsite.journal.format import KIND_ZERO
@@ -28,7 +29,7 @@ __all__ = ["DiskIndex", "disk_points", "merge_index", "open_disk_index", "open_s
 Int32s = NDArray[np.int32]
 
 # What makes a segment unusable for good, or until it is put back. A store that may answer later is not.
-_UNUSABLE = (ObjectDamaged, ObjectMissing, FormatUnknown, KeyMissing)
+_UNUSABLE = (ObjectDamaged, ObjectMissing, FormatUnknown, KeyMissing, FileTooLarge)
 
 
 @dataclass(frozen=True, eq=False)

@@ -195,8 +195,10 @@ class KeyRing:
         """
         with self._lock:
             found = self._keys.get(key)
-        if found is not None:
-            return found
+        return found if found is not None else self.read(key)
+
+    def read(self, key: KeyId) -> DiskKey:
+        """A data key as the store has it now, held or not. Raises as `get` does."""
         name = wrapped_key_name(self._machine, key)
         try:
             data = self._store.get(name, size_bytes_max=WRAPPED_KEY_BYTES_MAX)
