@@ -13,6 +13,7 @@ import secrets
 import threading
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Protocol
 
 import msgspec
@@ -26,6 +27,7 @@ from secondsite.fabrics.errors import Unprotectable
 from secondsite.gateway.encode import DiskTrack, Encoder
 from secondsite.gateway.findings import DiskFact, facts_of
 from secondsite.gateway.subblocks import SideLog, SubBlockTable
+from secondsite.gateway.tally import Tally
 from secondsite.journal.keys import DiskKey, VaultKey
 from secondsite.journal.manifest import seal_definition
 from secondsite.model.events import EventSink
@@ -113,6 +115,7 @@ class Bench:
     mapping: SiteMapping | None = None
     beside: Beside | None = None
     _sealed: tuple[Definition, bytes] | None = None
+    _given: tuple[str, str] = ("", "")  # checkpoint and time of the newest instant
 
     def definition(self) -> bytes:
         """The machine's definition, sealed; the same bytes while it does not change."""
@@ -120,6 +123,13 @@ class Bench:
         if self._sealed is None or self._sealed[0] != found:
             self._sealed = (found, seal_definition(found, self.vault, self.machine))
         return self._sealed[1]
+
+    def seconds_since(self, parent: str | None, checkpoint: str, given_at: str) -> float:
+        """From the instant of `parent` to this one, which is remembered; 0.0 when it is not known."""
+        (before, then), self._given = self._given, (checkpoint, given_at)
+        if parent is None or parent != before:
+            return 0.0
+        return (datetime.fromisoformat(given_at) - datetime.fromisoformat(then)).total_seconds()
 
     def take_in(self, disks: Sequence[DiskId]) -> dict[KeyId, bytes]:
         """Make keys and tables for disks; returns the keys as they travel."""
@@ -156,6 +166,7 @@ class Logs:
 
     tables: Mapping[DiskId, SubBlockTable]
     logs: dict[DiskId, SideLog] = field(default_factory=dict)
+    whole: bool = False  # the cycle carries everything there is
 
     def begin(self) -> None:
         """One for each table."""
@@ -169,7 +180,7 @@ class Logs:
     def fold(self, *, epoch: int, point: int) -> None:
         """The cycle was committed."""
         for disk, log in self.logs.items():
-            self.tables[disk].fold(log, epoch=epoch, point=point)
+            self.tables[disk].fold(log, epoch=epoch, point=point, whole=self.whole)
 
 
 @dataclass(eq=False)
@@ -278,8 +289,10 @@ def propose(
     checkpoint: str,
     parent: str | None,
     changed_bytes: int,
+    tally: Tally,
 ) -> PointProposal:
     """What the target is asked to commit."""
+    seconds = bench.seconds_since(parent, checkpoint, instant.given_at)
     return PointProposal(
         machine=bench.machine,
         machine_name=bench.name,
@@ -295,6 +308,7 @@ def propose(
         definition=bench.definition(),
         changed_bytes=changed_bytes,
         frozen_seconds=instant.frozen_seconds,
+        signals=tally.signals(seconds=seconds),
     )
 
 
@@ -345,6 +359,7 @@ def run_cycle(
             checkpoint=checkpoint,
             parent=parent,
             changed_bytes=changed,
+            tally=encoder.tally,
         )
         shipment.seal(proposal)
         crash_point(AFTER_SEAL)

@@ -19,6 +19,7 @@ import numpy as np
 from secondsite.base.errors import SecondsiteError
 from secondsite.base.units import BLOCK_BYTES_MAX, MIB, SUB_BLOCK_BYTES
 from secondsite.gateway.subblocks import SideLog, SubBlockTable
+from secondsite.gateway.tally import Looked, Tally
 from secondsite.journal.compare import RANGE_BYTES, RANGE_SUB_BLOCKS, Comparison, runs
 from secondsite.journal.digests import Digests, digest_sub_blocks, values_of
 from secondsite.journal.keys import DiskKey
@@ -106,6 +107,7 @@ class Encoder:
         self.read_bytes = 0
         self.sent_bytes = 0  # stored, handed to the shipment
         self.kept_bytes = 0  # guest bytes in the segments
+        self.tally = Tally()  # of what was flushed
 
     def feed(self, track: DiskTrack, offset: int, data: memoryview) -> None:
         """Take bytes of a disk, at most 1 MiB; copied before this returns. Raises what encoding raised."""
@@ -226,7 +228,7 @@ class Encoder:
             assert batch is not None
             work.encode(batch)
             self._recycle(batch)
-        work.finish()
+        work.end()
 
     def _put(self, batch: _Batch | None) -> None:
         while True:
@@ -259,7 +261,7 @@ class Encoder:
                 if self._error is not None:
                     return
                 if batch is None:
-                    work.finish()
+                    work.end()
                     self._wait_at_gate()
                 else:
                     work.encode(batch)
@@ -289,6 +291,7 @@ class _Work:
         self._encoder = encoder
         self._track: DiskTrack | None = None
         self._writer: SegmentWriter | None = None
+        self._tally = Tally()
 
     def encode(self, batch: _Batch) -> None:
         track = batch.track
@@ -304,8 +307,8 @@ class _Work:
         zeros = batch.zeros
         if track.comparison is not None:
             zeros = self._compare(track, pieces, zeros)
-        for (offset, start, length), (_, digests) in zip(batch.pieces, pieces, strict=True):
-            self._piece(track, offset, batch.buffer[start : start + length], digests)
+        if pieces:
+            self._pieces(track, batch, [digests for _, digests in pieces])
         for offset, length in zeros:
             self._zeros(track, offset, length)
 
@@ -328,14 +331,27 @@ class _Work:
             left.append((start, min(end, track.size_bytes) - start))
         return left
 
-    def _piece(self, track: DiskTrack, offset: int, data: memoryview, digests: Digests) -> None:
-        if track.table is None or track.log is None:
-            self._room(len(data)).add(offset, data, digests)
-            return
-        differs = track.table.changed(track.log, offset // SUB_BLOCK_BYTES, values_of(digests))
-        for begin, end in runs(differs):
-            piece = data[begin * SUB_BLOCK_BYTES : end * SUB_BLOCK_BYTES]
-            self._room(len(piece)).add(offset + begin * SUB_BLOCK_BYTES, piece, digests[begin:end])
+    def _pieces(self, track: DiskTrack, batch: _Batch, digests: list[Digests]) -> None:
+        """Encode what the target may not hold. What is alike for all pieces is done once a batch."""
+        counts = np.array([len(found) for found in digests])
+        values = values_of(np.concatenate(digests))
+        before = np.zeros(len(values), dtype=np.uint64)  # unknown
+        differs = np.ones(len(values), dtype=np.bool_)
+        first = 0
+        for (offset, start, length), found in zip(batch.pieces, digests, strict=True):
+            last = first + len(found)
+            if track.table is not None and track.log is not None:
+                differs[first:last] = track.table.changed(
+                    track.log, offset // SUB_BLOCK_BYTES, values[first:last], before[first:last]
+                )
+            data = batch.buffer[start : start + length]
+            for begin, end in runs(differs[first:last]):
+                piece = data[begin * SUB_BLOCK_BYTES : end * SUB_BLOCK_BYTES]
+                self._room(len(piece)).add(offset + begin * SUB_BLOCK_BYTES, piece, found[begin:end])
+            first = last
+        starts = np.array([start for _, start, _ in batch.pieces])
+        complete = track.table is None or track.table.complete
+        self._tally.look(Looked(batch.buffer, starts, counts, values, before, differs, complete=complete))
 
     def _zeros(self, track: DiskTrack, offset: int, length: int) -> None:
         first, count = offset // SUB_BLOCK_BYTES, -(-length // SUB_BLOCK_BYTES)
@@ -358,7 +374,13 @@ class _Work:
         """Ship what is open."""
         if self._writer is not None:
             self._encoder.ship(self._writer)
+            self._tally.packed(self._writer.index)
         self._writer = None
+
+    def end(self) -> None:
+        """Everything taken so far is shipped and counted."""
+        self.finish()
+        self._encoder.tally.take(self._tally)
 
     def _room(self, length: int) -> SegmentWriter:
         assert self._track is not None

@@ -228,6 +228,7 @@ class Seed:
         return SeedNote(checkpoint=checkpoint, resync=not self._fresh, sizes=sizes, total_bytes=total)
 
     def _begin_logs(self, capture: Capture, *, resumed: bool) -> None:
+        self._logs.whole = not resumed
         for disk in capture.disks:
             table = self._bench.tables[disk.id]
             if self._fresh:
@@ -344,6 +345,7 @@ class Seed:
             checkpoint=name,
             parent=None,
             changed_bytes=self._progress.done_bytes + changed_all,
+            tally=encoder.tally,
         )
         shipment.seal(proposal, wait=True, cancel=self._cancel)
         return Captured(

@@ -57,6 +57,7 @@ class Stamp(msgspec.Struct, frozen=True, kw_only=True):
     epoch: int
     point: int
     size_bytes: int
+    complete: bool = False  # unknown entries are holes of the target: a copy of everything filled the rest
 
 
 @dataclass(eq=False)
@@ -91,11 +92,13 @@ class SubBlockTable:
         self._stamp: Stamp | None = None
         self._size_bytes = 0
         self._known = False  # whether any entry may be other than unknown
+        self._complete = False
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         found = _decode_header(os.pread(self._fd, _HEADER_BYTES, 0))
         if found is not None and (found.machine, found.disk) == (machine, disk):
             self._stamp, self._size_bytes, self._known = found, found.size_bytes, True
+            self._complete = found.complete
         self._found = "it was not closed in order, or is new" if self._stamp is None else ""
         # From here on the file says nothing until it is closed in order.
         os.pwrite(self._fd, bytes(_HEADER_BYTES), 0)
@@ -110,6 +113,11 @@ class SubBlockTable:
     def size_bytes(self) -> int:
         """Of the disk it is for; 0 before anything was expected."""
         return self._size_bytes
+
+    @property
+    def complete(self) -> bool:
+        """Whether an unknown entry means that the target holds nothing there."""
+        return self._complete
 
     @property
     def count(self) -> int:
@@ -146,13 +154,18 @@ class SubBlockTable:
             self._logs.append(log)
             return log
 
-    def changed(self, log: SideLog, first: int, values: Uint64s) -> Bools:
-        """Which of the sub-blocks from number `first` the target may not hold; `log` then has `values`."""
+    def changed(self, log: SideLog, first: int, values: Uint64s, before: Uint64s | None = None) -> Bools:
+        """Which of the sub-blocks from number `first` the target may not hold; `log` then has `values`.
+
+        before: filled with what was known of them; where it cannot be read it stays as it is.
+        """
         with self._lock:
             if log.dead or first + len(values) > self.count:
                 return np.ones(len(values), dtype=np.bool_)
             try:
                 known = self._overlaid(log, first, len(values))
+                if before is not None:
+                    before[:] = known
                 differs: Bools = (known != values) | (known == UNKNOWN)
                 if differs.any():
                     self._put(log, first, values)
@@ -194,8 +207,11 @@ class SubBlockTable:
             unsure: Bools = known != ZERO
             return unsure
 
-    def fold(self, log: SideLog, *, epoch: int, point: int) -> None:
-        """The cycle of `log` was committed as `point`: its entries are the target's now."""
+    def fold(self, log: SideLog, *, epoch: int, point: int, whole: bool = False) -> None:
+        """The cycle of `log` was committed as `point`: its entries are the target's now.
+
+        whole: it carried everything there is, not only changes.
+        """
         with self._lock:
             if log.dead:
                 # voided under it; entries of this cycle stay unknown, the stamp holds for what follows
@@ -214,6 +230,7 @@ class SubBlockTable:
                 return
             self._logs.pop(0).end()
             self._known = True
+            self._complete = self._complete or whole
             self._restamp(epoch, point)
         crash_point(AFTER_FOLD)
 
@@ -259,7 +276,12 @@ class SubBlockTable:
 
     def _restamp(self, epoch: int, point: int) -> None:
         self._stamp = Stamp(
-            machine=self._machine, disk=self._disk, epoch=epoch, point=point, size_bytes=self._size_bytes
+            machine=self._machine,
+            disk=self._disk,
+            epoch=epoch,
+            point=point,
+            size_bytes=self._size_bytes,
+            complete=self._complete,
         )
 
     def _void(self, why: str, size_bytes: int) -> None:
@@ -272,7 +294,7 @@ class SubBlockTable:
         self._size_bytes = size_bytes
         if why:
             self._on_void(why)
-        self._known = False
+        self._known = self._complete = False
 
     def _overlaid(self, log: SideLog, first: int, count: int) -> Uint64s:
         """Entries as they will be when every cycle up to that of `log` is committed."""

@@ -118,6 +118,7 @@ class SegmentWriter:
         self._digests: list[Digests] = []
         self.data_bytes = 0  # guest bytes described, zeros included
         self.held_bytes = 0  # guest bytes held, without zeros
+        self.index = np.empty(0, dtype=INDEX_DTYPE)  # the blocks in the order they were added, once finished
 
     @property
     def stored_bytes(self) -> int:
@@ -158,15 +159,6 @@ class SegmentWriter:
                 self._rows.append((first, last - first, KIND_ZERO, 0, 0, 0, 0))
             first = last
         self.data_bytes += len(data)
-
-    @property
-    def blocks(self) -> int:
-        """How many blocks it has, zeros included."""
-        return len(self._rows)
-
-    def packed_since(self, number: int) -> list[tuple[int, int, int]]:
-        """``(offset, length, bytes packed)`` of the blocks from `number` on that are not zeros."""
-        return [(row[0], row[1], row[4] - TAG_BYTES) for row in self._rows[number:] if row[2] != KIND_ZERO]
 
     @property
     def blocks_left(self) -> int:
@@ -229,7 +221,7 @@ class SegmentWriter:
 
     def finish(self) -> tuple[memoryview, SegmentRef]:
         """The object's bytes and how a manifest names it."""
-        rows = np.array(self._rows, dtype=INDEX_DTYPE)
+        rows = self.index = np.array(self._rows, dtype=INDEX_DTYPE)
         digests = np.concatenate(self._digests) if self._digests else no_digests(0)
         plain = INDEX_HEADER.pack(len(rows), len(digests)) + rows.tobytes() + digests.astype("<u8").tobytes()
         # the digests are as good as random, the rows are not: level 1 takes what is there to take
