@@ -30,9 +30,15 @@ COMMANDS: dict[str, str | dict[str, str]] = {
     "points": {
         "": "List recovery points and look inside them.",
         "list": "secondsite.cli.points:list_points",
+        "hold": "secondsite.cli.retention:hold",
+        "release": "secondsite.cli.retention:release",
         "export": "secondsite.cli.points:export",
         "exports": "secondsite.cli.points:exports",
         "end": "secondsite.cli.points:end",
+    },
+    "retention": {
+        "": "See which recovery points stay, and what that costs.",
+        "show": "secondsite.cli.retention:show",
     },
     "test-failover": {
         "": "Boot a machine from a point as a test, without touching the original.",

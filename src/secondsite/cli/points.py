@@ -15,7 +15,7 @@ from secondsite.cli.output import print_json, print_table, short_time
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from secondsite.gateway.messages import PointSummary
+    from secondsite.gateway.messages import PointHold, PointSummary
 
 
 def list_points(machine: str, /, *, reach: Reach = REACH, listing: Listing = LISTING) -> None:
@@ -43,7 +43,7 @@ def list_points(machine: str, /, *, reach: Reach = REACH, listing: Listing = LIS
 def print_points(points: Sequence[PointSummary]) -> None:
     """As a table."""
     print_table(
-        ["POINT>", "INSTANT", "CONSISTENCY", "EPOCH>", "CHANGED>", "SENT>", "SIZE>", "DISKS"],
+        ["POINT>", "INSTANT", "CONSISTENCY", "EPOCH>", "CHANGED>", "SENT>", "SIZE>", "DISKS", "HELD BY"],
         (
             (
                 point.number,
@@ -54,11 +54,18 @@ def print_points(points: Sequence[PointSummary]) -> None:
                 format_bytes(point.sent_bytes),
                 format_bytes(point.size_bytes),
                 " ".join(point.disks),
+                "\n".join(describe_hold(hold) for hold in point.held_by),
             )
             for point in points
         ),
         empty="There are no recovery points yet.",
     )
+
+
+def describe_hold(hold: PointHold) -> str:
+    """``upgrade until 2026-05-04 12:00:00Z: before the upgrade``."""
+    until = f" until {short_time(hold.until)}" if hold.until else ""
+    return f"{hold.holder.removeprefix('hold:')}{until}: {hold.reason}"
 
 
 def export(

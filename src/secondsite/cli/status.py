@@ -111,7 +111,7 @@ def _print_status(found: GatewayStatus) -> None:
     if found.replicas:
         out.print()
         print_table(
-            ["KEPT", "POINTS>", "OLDEST", "NEWEST", "AGE>", "TEST FAILOVER"],
+            ["KEPT", "POINTS>", "OLDEST", "NEWEST", "AGE>", "RETENTION", "TEST FAILOVER"],
             (_replica_row(replica) for replica in found.replicas),
             empty="",
         )
@@ -137,13 +137,15 @@ def _protection_row(status: ProtectionStatus) -> tuple[object, ...]:
 def _replica_row(replica: ReplicaStatus) -> tuple[object, ...]:
     test = replica.test_failover
     if replica.error is not None:
-        return (replica.machine, UNKNOWN, UNKNOWN, UNKNOWN, UNKNOWN, f"DAMAGED: {replica.error['happened']}")
+        unknown = (UNKNOWN,) * 5
+        return (replica.machine, *unknown, f"DAMAGED: {replica.error['happened']}")
     return (
         replica.name,
         replica.points,
         short_time(replica.oldest.at) if replica.oldest else UNKNOWN,
         short_time(replica.newest.at) if replica.newest else UNKNOWN,
         _rpo(replica.rpo_seconds),
+        replica.retention or "none here",
         f"TEST {test.name} from point {test.point}: {test.state.value}" if test else "",
     )
 

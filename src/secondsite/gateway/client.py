@@ -25,11 +25,14 @@ from secondsite.gateway.messages import (
     ExportRequest,
     ExportStatus,
     GatewayStatus,
+    HeldPoint,
+    HoldRequest,
     Inventory,
     PointSummary,
     PointTaken,
     ProtectionStatus,
     ProtectRequest,
+    RetentionReport,
     StartTestFailover,
     TestFailoverStatus,
 )
@@ -164,6 +167,21 @@ class GatewayClient:
     def points(self, machine: str) -> list[PointSummary]:
         """Recovery points, oldest first."""
         return self._request("GET", f"/v1/machines/{quote(machine, safe='')}/points", list[PointSummary])
+
+    def retention(self, machine: str, policy: str | None = None) -> RetentionReport:
+        """What is kept of a machine and what that costs; with `policy`, what that one would do."""
+        asked = f"?policy={quote(policy, safe='')}" if policy is not None else ""
+        path = f"/v1/machines/{quote(machine, safe='')}/retention{asked}"
+        return self._request("GET", path, RetentionReport)
+
+    def hold(self, machine: str, request: HoldRequest) -> HeldPoint:
+        """Keep a point until a time."""
+        return self._request("POST", f"/v1/machines/{quote(machine, safe='')}/holds", HeldPoint, request)
+
+    def release(self, machine: str, hold: str) -> list[HeldPoint]:
+        """Let go of a hold by its name, or of a point's by its number."""
+        path = f"/v1/machines/{quote(machine, safe='')}/holds/{quote(hold, safe='')}"
+        return self._request("DELETE", path, list[HeldPoint])
 
     def exports(self, machine: str) -> list[ExportStatus]:
         """What is served now."""

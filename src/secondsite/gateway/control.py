@@ -24,6 +24,7 @@ from secondsite.base.clock import Clock
 from secondsite.base.errors import InvalidInput, Outcome, RemoteError, SecondsiteError
 from secondsite.base.parse import JSON_ERRORS
 from secondsite.fabrics.base import Fabric
+from secondsite.gateway.holds import Holds
 from secondsite.gateway.messages import (
     ChallengeReply,
     CleanUp,
@@ -31,6 +32,7 @@ from secondsite.gateway.messages import (
     EventEntry,
     ExportRequest,
     GatewayStatus,
+    HoldRequest,
     Inventory,
     PointTaken,
     ProtectionStatus,
@@ -40,6 +42,7 @@ from secondsite.gateway.messages import (
 from secondsite.gateway.names import resolve
 from secondsite.gateway.recover import Recovery
 from secondsite.gateway.recoverykey import RecoveryKeyGuard
+from secondsite.gateway.retention_report import RetentionReports
 from secondsite.model.events import Event
 from secondsite.model.ids import MachineId
 
@@ -132,6 +135,8 @@ class ControlServices:
     protections: ProtectionService | None = None
     recovery_key: RecoveryKeyGuard | None = None
     recovery: Recovery | None = None
+    holds: Holds | None = None
+    reports: RetentionReports | None = None
 
 
 def error_status(error: SecondsiteError) -> int:
@@ -187,6 +192,9 @@ class ControlApi:
             ("GET", "/v1/protections/{machine}/deep-verify", self.deep_verification),
             ("POST", "/v1/protections/{machine}/deep-verify", self.deep_verify),
             ("GET", "/v1/machines/{machine}/points", self.points),
+            ("GET", "/v1/machines/{machine}/retention", self.retention),
+            ("POST", "/v1/machines/{machine}/holds", self.hold),
+            ("DELETE", "/v1/machines/{machine}/holds/{hold}", self.release),
             ("GET", "/v1/machines/{machine}/exports", self.exports),
             ("POST", "/v1/machines/{machine}/exports", self.start_export),
             ("DELETE", "/v1/machines/{machine}/exports/{id}", self.end_export),
@@ -216,6 +224,16 @@ class ControlApi:
         if self._services.recovery is None:
             raise self._missing("replica store")
         return self._services.recovery
+
+    def _holds(self) -> Holds:
+        if self._services.holds is None:
+            raise self._missing("replica store")
+        return self._services.holds
+
+    def _reports(self) -> RetentionReports:
+        if self._services.reports is None:
+            raise self._missing("retention (a replica store and an address to listen on)")
+        return self._services.reports
 
     def _resolve(self, text: str, candidates: Iterable[tuple[MachineId, str]], kind: str) -> MachineId:
         return resolve(text, candidates, kind=kind, where=f"gateway {self._services.name}")
@@ -324,6 +342,21 @@ class ControlApi:
     async def points(self, request: Request) -> Response:
         """Recovery points, oldest first."""
         return await _call(lambda: self._recovery().points(self._replica(request)))
+
+    async def retention(self, request: Request) -> Response:
+        """What is kept of a machine and what that costs, also by another policy."""
+        policy = request.query_params.get("policy")
+        return await _call(lambda: self._reports().report(self._replica(request), policy))
+
+    async def hold(self, request: Request) -> Response:
+        """Keep a point until a time."""
+        body = await _body(request, HoldRequest)
+        return await _call(lambda: self._holds().hold(self._replica(request), body), 201)
+
+    async def release(self, request: Request) -> Response:
+        """Let go of what is held by a name, or of a point."""
+        hold = request.path_params["hold"]
+        return await _call(lambda: self._holds().release(self._replica(request), hold))
 
     async def exports(self, request: Request) -> Response:
         """What of the machine is served now."""

@@ -28,12 +28,14 @@ from secondsite.gateway.digestservice import DigestService
 from secondsite.gateway.events import EventLog
 from secondsite.gateway.exports import Exports, qemu_access
 from secondsite.gateway.fingerprints import Fingerprints
+from secondsite.gateway.holds import Holds
 from secondsite.gateway.pins import Pins
 from secondsite.gateway.promotion import bases_under
 from secondsite.gateway.receive import GatewayReceiver, PeerRule
 from secondsite.gateway.recover import Recovery
 from secondsite.gateway.recoverykey import RecoveryKeyGuard
 from secondsite.gateway.retention import Retention
+from secondsite.gateway.retention_report import RetentionReports
 from secondsite.gateway.runtime import Protections, Route
 from secondsite.gateway.storecheck import open_checked
 from secondsite.gateway.views import BaseMoved, load_key
@@ -82,11 +84,20 @@ class Gateway:
         try:
             fabric = self._open_fabric()
             store = open_checked(config, clock=self.clock, events=self.events)
-            recovery = None
+            recovery = holds = reports = None
             if store is not None:
                 self._stop.callback(store.close)
                 recovery = self._open_recovery(store, fabric)
-                self._open_target(store)
+                retention = self._open_retention(store)
+                holds = Holds(
+                    recovery.journal,
+                    clock=self.clock,
+                    events=self.events,
+                    released=retention.look_now if retention else lambda: None,
+                )
+                if retention is not None:
+                    reports = RetentionReports(recovery.journal, retention, clock=self.clock)
+                    self._open_target(store, retention)
             if fabric is not None and config.peers:
                 self.protections = self._open_source(fabric)
             watch = CertificateWatch(config.tls.files(), self._reloads, clock=self.clock, events=self.events)
@@ -106,6 +117,8 @@ class Gateway:
                     clock=self.clock,
                 ),
                 recovery=recovery,
+                holds=holds,
+                reports=reports,
             )
             server = serve_control(services, config.control_socket)
             self._stop.callback(server.stop)
@@ -148,15 +161,38 @@ class Gateway:
             mapping=config.mapping.mapping(),
             clock=self.clock,
             events=self.events,
+            policies=config.retention.policies() if config.listen is not None else None,
         )
         recovery.resume()
         self._stop.callback(recovery.close)
         return recovery
 
-    def _open_target(self, store: ObjectStore) -> None:
+    def _open_retention(self, store: ObjectStore) -> Retention | None:
+        """The journals' upkeep, where points are received; None where they are not."""
         config = self._config
         if config.listen is None:
-            return
+            return None
+        retention = Retention(
+            store,
+            config.retention.policies(),
+            vault=self._vault,
+            open_base=bases_under(config.base_dir) if config.base_dir is not None else None,
+            clock=self.clock,
+            events=self.events,
+            bytes_per_second=config.retention.bytes_per_second,
+        )
+        retention.start()
+        self._stop.callback(retention.close)
+        return retention
+
+    def _open_target(self, store: ObjectStore, retention: Retention) -> None:
+        config = self._config
+        assert config.listen is not None
+
+        def committed(journal: Journal, point: Point) -> None:
+            fingerprints.committed(journal, point)
+            retention.committed(journal, point)
+
         fingerprints = Fingerprints(
             config.cache_dir / "fingerprints",
             vault=self._vault,
@@ -172,7 +208,7 @@ class Gateway:
             clock=self.clock,
             events=self.events,
             fingerprints=fingerprints.of,
-            on_commit=self._on_commit(store, fingerprints),
+            on_commit=committed,
             digests=DigestService(fingerprints, vault=self._vault, bases_of=_bases_of, clock=self.clock),
         )
         server = IngestServer(
@@ -190,27 +226,6 @@ class Gateway:
             raise InvalidInput(what=f"the address {where}", why=str(error)) from error
         self._stop.callback(server.close)
         self._reloads.append(server.reload)
-
-    def _on_commit(self, store: ObjectStore, fingerprints: Fingerprints) -> Callable[[Journal, Point], None]:
-        """What follows a commit: the fingerprints' tables, and the journal's upkeep."""
-        config = self._config
-        retention = Retention(
-            store,
-            config.retention.policies(),
-            vault=self._vault,
-            open_base=bases_under(config.base_dir) if config.base_dir is not None else None,
-            clock=self.clock,
-            events=self.events,
-            bytes_per_second=config.retention.bytes_per_second,
-        )
-        retention.start()
-        self._stop.callback(retention.close)
-
-        def committed(journal: Journal, point: Point) -> None:
-            fingerprints.committed(journal, point)
-            retention.committed(journal, point)
-
-        return committed
 
     def _open_source(self, fabric: Fabric) -> Protections:
         config = self._config

@@ -155,6 +155,31 @@ class TestFailoverStatus(Wire, frozen=True, kw_only=True):
     cleaned_up_by: str = ""
 
 
+class PointHold(Wire, frozen=True, kw_only=True):
+    """Who keeps a point from being thinned out."""
+
+    holder: str  # "hold:NAME" for people's, "user-…" and "test-…" for exports
+    reason: str
+    until: str | None = None  # None: until its holder lets go
+
+
+class HeldPoint(Wire, frozen=True, kw_only=True):
+    """A hold and the point it is of."""
+
+    number: int
+    at: str  # the instant the point holds
+    hold: PointHold
+
+
+class HoldRequest(Wire, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Keep a point, whatever the retention says."""
+
+    point: _Name  # latest, latest-application-consistent, a number or a time
+    reason: _Name
+    until: _Name  # a time, or how long: 12h, 30d
+    name: _Name | None = None  # None: the point's number
+
+
 class PointSummary(Wire, frozen=True, kw_only=True):
     """A recovery point as a listing shows it."""
 
@@ -170,6 +195,7 @@ class PointSummary(Wire, frozen=True, kw_only=True):
     disks: tuple[DiskId, ...]
     fingerprints: dict[str, str | None] = {}
     frozen_seconds: float | None = None
+    held_by: tuple[PointHold, ...] = ()
 
 
 class ReplicaStatus(Wire, frozen=True, kw_only=True):
@@ -183,7 +209,61 @@ class ReplicaStatus(Wire, frozen=True, kw_only=True):
     newest: PointSummary | None = None
     rpo_seconds: float | None = None  # age of the newest instant now, by this site's clock
     test_failover: TestFailoverStatus | None = None
+    retention: str | None = None  # which points stay, in words; None: this gateway thins none
     error: dict[str, str] | None = None  # why its points cannot be listed
+
+
+class BaseCost(Wire, frozen=True, kw_only=True):
+    """The base of one disk."""
+
+    disk: DiskId
+    size_bytes: int
+    allocated_bytes: int | None = None  # None: it is not where the store says
+
+
+class NextPass(Wire, frozen=True, kw_only=True):
+    """What the retention would do now."""
+
+    merged: int  # points that would no longer be listed, their changes kept by the point after them
+    into: int  # of how many groups
+    leaving: int  # points older than the policy's past, whose changes go into the bases
+    held: int  # points that would go and are held
+    settling: bool = False  # points came again after a long gap: nothing goes for an hour
+
+
+class WindowShare(Wire, frozen=True, kw_only=True):
+    """What stays of what arrives, in a window that thins."""
+
+    every_seconds: float
+    share: float
+    measured_seconds: float | None = None  # length of the merged points it was measured on; None: assumed
+
+
+class RetentionCost(Wire, frozen=True, kw_only=True):
+    """What a policy costs at most, once every window is full."""
+
+    points: int
+    journal_bytes: int
+    shares: tuple[WindowShare, ...] = ()
+
+
+class RetentionReport(Wire, frozen=True, kw_only=True):
+    """What is kept of one machine, and what that costs."""
+
+    machine: MachineId
+    name: str
+    policy: str  # in words
+    trial: bool  # it is not the policy in force
+    points: int
+    oldest: str | None = None  # instants
+    newest: str | None = None
+    journal_bytes: int = 0  # of all segments
+    bases: tuple[BaseCost, ...] = ()
+    next_pass: NextPass
+    measured_seconds: float = 0.0  # over how much time
+    stored_bytes_per_day: float | None = None  # of what arrives; None: there are too few points to tell
+    point_seconds: float | None = None  # between points as they arrive
+    cost: RetentionCost | None = None
 
 
 class GatewayStatus(Wire, frozen=True, kw_only=True):

@@ -10,7 +10,7 @@ import logging
 import re
 import secrets
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 
 from secondsite.base.clock import Clock
@@ -18,10 +18,12 @@ from secondsite.base.errors import SecondsiteError
 from secondsite.fabrics.base import Fabric
 from secondsite.gateway.choose import choose_point, parse_time
 from secondsite.gateway.exports import Exports, SocketAccess
+from secondsite.gateway.holds import holders
 from secondsite.gateway.messages import (
     CleanUp,
     ExportRequest,
     ExportStatus,
+    PointHold,
     PointSummary,
     ReplicaStatus,
     StartTestFailover,
@@ -42,6 +44,7 @@ from secondsite.model.events import EventSink, Severity
 from secondsite.model.ids import DiskId, MachineId
 from secondsite.model.machines import Mapping as SiteMapping
 from secondsite.model.points import Point
+from secondsite.model.retention import Policies
 
 log = logging.getLogger(__name__)
 
@@ -64,8 +67,13 @@ class Recovery:
         mapping: SiteMapping,
         clock: Clock,
         events: EventSink,
+        policies: Policies | None = None,
     ) -> None:
-        """socket_dir: where the hypervisor may connect to; mapping: the site's own, above a point's."""
+        """socket_dir: where the hypervisor may connect to; mapping: the site's own, above a point's.
+
+        policies: of the retention, to be shown; None: this process thins nothing.
+        """
+        self._policies = policies
         self._store = store
         self._vault = vault
         self._exports = exports
@@ -143,7 +151,10 @@ class Recovery:
 
     def points(self, machine: MachineId) -> list[PointSummary]:
         """Recovery points, oldest first."""
-        return [summarise(point) for point in self.journal(machine).points()]
+        journal = self.journal(machine)
+        found = journal.points()
+        held = holders(journal.state(), self._clock)
+        return [summarise(point, held.get(point.number, ())) for point in found]
 
     def replicas(self) -> list[ReplicaStatus]:
         """Every machine with a point here; a damaged one with its error, which harms no other."""
@@ -172,6 +183,7 @@ class Recovery:
             newest=summarise(newest),
             rpo_seconds=max(0.0, age),
             test_failover=record.status if record else None,
+            retention=self._policies.of(machine).describe() if self._policies else None,
         )
 
     # exports for people
@@ -290,7 +302,7 @@ class Recovery:
         thread.start()
 
 
-def summarise(point: Point) -> PointSummary:
+def summarise(point: Point, held_by: Collection[PointHold] = ()) -> PointSummary:
     """A point as listings show it."""
     return PointSummary(
         number=point.number,
@@ -305,4 +317,5 @@ def summarise(point: Point) -> PointSummary:
         disks=tuple(disk.id for disk in point.disks),
         fingerprints={disk.id: disk.fingerprint for disk in point.disks},
         frozen_seconds=point.frozen_seconds,
+        held_by=tuple(held_by),
     )

@@ -13,7 +13,7 @@ from collections.abc import Callable, Collection
 
 from secondsite.base.clock import Clock
 from secondsite.base.errors import SecondsiteError
-from secondsite.gateway.upkeep import Upkeep
+from secondsite.gateway.upkeep import Upkeep, decide_now
 from secondsite.journal.chain import Journal, machines
 from secondsite.journal.keys import KeyRing, VaultKey
 from secondsite.journal.merge import Cancelled
@@ -22,7 +22,7 @@ from secondsite.journal.store import ObjectStore
 from secondsite.model.events import EventSink, Severity
 from secondsite.model.ids import MachineId
 from secondsite.model.points import Point
-from secondsite.model.retention import Policies
+from secondsite.model.retention import Decision, Policies, RetentionPolicy
 from secondsite.transfer.bandwidth import TokenBucket
 from secondsite.transfer.errors import TransferCancelled
 
@@ -97,6 +97,21 @@ class Retention:
     def look_now(self) -> None:
         """Look at every machine now, e.g. because a hold ended."""
         self._wake.set()
+
+    @property
+    def has_bases(self) -> bool:
+        """Whether what leaves goes into bases; else the oldest point carries it."""
+        return self._open_base is not None
+
+    def next_pass(self, journal: Journal, policy: RetentionPolicy) -> Decision:
+        """What the next pass would do by a policy; changes nothing."""
+        return decide_now(
+            journal.points(),
+            journal.state(),
+            policy,
+            preferred=self._verified(journal.machine),
+            clock=self._clock,
+        )
 
     def _add(self, journal: Journal) -> None:
         machine = journal.machine

@@ -17,7 +17,7 @@ from secondsite.gateway.choose import parse_time
 from secondsite.journal.chain import Journal
 from secondsite.journal.keys import KeyRing
 from secondsite.journal.merge import Merged, NotMergeable, abandon, merge
-from secondsite.journal.page_write import delete_pages, write_page
+from secondsite.journal.page_write import delete_pages, write_log_page, write_page
 from secondsite.journal.promote import OpenBase, promote
 from secondsite.journal.state import State
 from secondsite.journal.sweep import delete_promoted, delete_retired, unnamed
@@ -53,6 +53,7 @@ class Upkeep:
     _told: str = ""
     _waiting: dict[str, tuple[int, float]] = field(default_factory=dict)  # unnamed segments, first seen
     _unpaged: set[tuple[DiskId, int, int]] = field(default_factory=set)  # pages that cannot be made
+    _unpaged_log: set[int] = field(default_factory=set)
     _skipped: set[tuple[int, int]] = field(default_factory=set)  # groups that cannot be merged as they are
 
     def step(self) -> bool:
@@ -78,7 +79,10 @@ class Upkeep:
         for group in decision.groups:
             if (group.after, group.last) not in self._skipped:
                 return self._merge(group, points)
-        if write_page(self.journal, self.keys, without=self._unpaged) is not None:
+        if (
+            write_log_page(self.journal, without=self._unpaged_log) is not None
+            or write_page(self.journal, self.keys, without=self._unpaged) is not None
+        ):
             return True
         return self._sweep()
 
@@ -190,6 +194,7 @@ class Upkeep:
         self._swept_at = now
         self._skipped.clear()
         self._unpaged.clear()
+        self._unpaged_log.clear()
         delete_promoted(self.journal, clock=self.clock)
         found = unnamed(self.journal)
         names = [*found.dead, *self._orphans(found.waiting, now)]

@@ -51,7 +51,7 @@ from secondsite.journal.names import (
     segment_name,
     span_name,
 )
-from secondsite.journal.state import Pin, SpanRef, State, StateBusy, StateRecord
+from secondsite.journal.state import NO_READER, Pin, SpanRef, State, StateBusy, StateRecord
 from secondsite.journal.store import ObjectExists, ObjectMissing, ObjectStore
 from secondsite.model.ids import DiskId, MachineId, machine_id
 from secondsite.model.points import Claim, Point, PointProposal, Record, SegmentRef, Span
@@ -310,11 +310,15 @@ class Journal:
         with self._lock:
             return self._state.update(change)
 
-    def pin(self, number: int, holder: str, reason: str, until: str | None = None) -> Pin:
+    def pin(
+        self, number: int, holder: str, reason: str, until: str | None = None, *, reads: bool = True
+    ) -> Pin:
         """Keep point `number` readable until `unpin` or the time `until` (RFC 3339 UTC).
 
         A holder has one pin: pinning again moves it. Pin before opening a view, and open the view after:
         promotion then keeps every segment the view may read.
+
+        Not `reads`: it keeps the point, and nothing that promotions and merges make needless.
 
         Raises:
             PointUnknown: there is no such point (any more).
@@ -330,8 +334,8 @@ class Journal:
                     holder=holder,
                     reason=reason,
                     until=until,
-                    base_number=state.promoted,
-                    generation=state.generation + 1,
+                    base_number=state.promoted if reads else number,
+                    generation=state.generation + 1 if reads else NO_READER,
                 )
                 mine = next((p for p in state.pins if p.holder == holder), None)
                 if mine is not None and mine.number == number:

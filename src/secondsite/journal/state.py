@@ -33,6 +33,8 @@ FLAG_SPANS = 1
 # Thousands of pins and disks fit; more means a damaged length.
 STATE_BYTES_MAX = 4 * 1024 * 1024
 PINS_MAX = 1024
+# The generation of a pin under which nobody reads: later than any, still exact as a number of JSON.
+NO_READER = 2**53 - 1
 # A writer may stall between reading the newest generation and creating the next; while it does, this many
 # others may be written before its number could be free again (`update` notices even that).
 GENERATIONS_KEPT = 16

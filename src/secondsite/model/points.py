@@ -102,6 +102,8 @@ class Span(msgspec.Struct, frozen=True, kw_only=True):
     last: int  # the point that stays
     segments: tuple[SegmentRef, ...]  # in writing order: later ones win
     points: int  # how many points it was made of, `last` included
+    # stored bytes of those points as they came from the source, for what a policy costs; 0: not known
+    arrived_bytes: int = 0
     made_at: str
 
 

@@ -279,30 +279,3 @@ def _groups(
         if dropped:
             yield Group(after, point.number, tuple(dropped), reasons[dropped[-1]])
         after, dropped = point.number, []
-
-
-@dataclass(frozen=True)
-class Forecast:
-    """What a policy will cost, from what was measured."""
-
-    points: int  # listed once every window is full
-    journal_bytes: int  # stored
-
-
-def forecast(
-    policy: RetentionPolicy, *, copy_frequency_seconds: float, stored_bytes_per_second: float, overlap: float
-) -> Forecast:
-    """The journal's size once every window is full.
-
-    stored_bytes_per_second: of what arrives, measured. overlap: the share of what a merge of many points
-    drops because it was written again, 0 to 1, measured.
-    """
-    points, stored, begin = 1, 0.0, 0.0
-    for window in policy.windows:
-        length = window.reach_seconds - begin
-        every = window.every_seconds or copy_frequency_seconds
-        points += int(length // every)
-        alive = 1.0 if not window.every_seconds else 1.0 - overlap
-        stored += length * stored_bytes_per_second * alive
-        begin = window.reach_seconds
-    return Forecast(points, int(stored))

@@ -7,75 +7,21 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
-from secondsite.base.clock import SystemClock
-from secondsite.fabrics.memory import MemoryFabric
-from secondsite.gateway.control import ControlServices
-from secondsite.gateway.controlserver import serve_control
-from secondsite.gateway.exportdir import SocketAccess
-from secondsite.gateway.exports import Exports
-from secondsite.gateway.pins import Pins
-from secondsite.gateway.recover import Recovery
 from secondsite.journal.names import log_name
 from secondsite.model.ids import MachineId
-from secondsite.model.machines import Mapping
-from support.control import Events, Ran, command_environment, read_uri, run_command
+from support.control import command_environment, read_uri
 from support.machines import SHOP
-from support.replicas import Replica, make_replica
-
-
-@dataclass
-class Target:
-    socket: Path
-    replica: Replica
-    recovery: Recovery
-    fabric: MemoryFabric
-
-    def run(self, *arguments: str | Path) -> Ran:
-        return run_command(*arguments, gateway=self.socket)
+from support.target import Target, running_target
 
 
 @pytest.fixture
 def target(tmp_path: Path) -> Iterator[Target]:
-    replica = make_replica(tmp_path)
-    clock, events, fabric = SystemClock(), Events(), MemoryFabric()
-    (tmp_path / "sockets").mkdir()
-    exports = Exports(
-        directory=tmp_path / "state" / "exports",
-        store_url=str(replica.store_path),
-        key_file=replica.key_file,
-        pins=Pins(replica.journal.store, replica.vault),
-        access=SocketAccess(),
-        clock=clock,
-        events=events,
-    )
-    recovery = Recovery(
-        store=replica.journal.store,
-        vault=replica.vault,
-        exports=exports,
-        state_dir=tmp_path / "state",
-        socket_dir=tmp_path / "sockets",
-        fabric=fabric,
-        mapping=Mapping(),
-        clock=clock,
-        events=events,
-    )
-    recovery.resume()
-    services = ControlServices(
-        name="b", site="there", clock=clock, events=events, fabric=fabric, recovery=recovery
-    )
-    server = serve_control(services, tmp_path / "control.sock")
-    try:
-        yield Target(tmp_path / "control.sock", replica, recovery, fabric)
-    finally:
-        server.stop()
-        recovery.close()
-        for export in exports.all():
-            exports.end(export.id)
+    with running_target(tmp_path) as made:
+        yield made
 
 
 def test_points_are_listed_by_name_or_id(target: Target) -> None:

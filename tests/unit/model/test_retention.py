@@ -18,7 +18,6 @@ from secondsite.model.retention import (
     RetentionPolicy,
     Window,
     decide,
-    forecast,
 )
 
 START = 1_750_000_000.0
@@ -213,10 +212,3 @@ def test_carried_out_again_and_again_it_settles(gaps: list[float], pins: set[int
     }
     again = decide([point for point in points if point.number in decision.kept], policy, pinned=held)
     assert (again.groups, again.floor, again.kept) == ((), None, decision.kept)
-
-
-def test_the_forecast_adds_the_windows_up() -> None:
-    policy = RetentionPolicy.default()
-    found = forecast(policy, copy_frequency_seconds=5, stored_bytes_per_second=1000, overlap=0.5)
-    assert found.points == 1 + 1440 + 22 + 72
-    assert found.journal_bytes == int(1000 * (2 * HOUR + 0.5 * (7 * DAY - 2 * HOUR)))
