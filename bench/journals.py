@@ -61,6 +61,7 @@ def make(directory: Path, base_content: Path, *, cycles: int, bytes_per_cycle: i
         name="bench", claimant="bench", reason="first copy", clock=clock, expected=journal.head()
     )
     chance = random.Random(seed)
+    definition = chance.randbytes(3000)  # as long as a sealed libvirt definition, the same in every point
     parent, total, number = None, 0, 0
     for cycle in range(cycles):
         refs = _segments(
@@ -79,7 +80,7 @@ def make(directory: Path, base_content: Path, *, cycles: int, bytes_per_cycle: i
             consistency=Consistency.CRASH,
             disks=(DiskState(id=DISK, size_bytes=size_bytes, key_id=key.id),),
             segments=tuple(refs),
-            definition=b"",
+            definition=definition,
         )
         number = journal.commit(proposal, clock=clock).number
         parent = proposal.checkpoint

@@ -25,7 +25,6 @@ import msgspec
 from secondsite.base.clock import Clock
 from secondsite.base.crash import crash_point, mark
 from secondsite.journal.chain_errors import (
-    ChainBroken,
     EpochSuperseded,
     HeadMoved,
     ParentMismatch,
@@ -33,6 +32,7 @@ from secondsite.journal.chain_errors import (
     ProposalInvalid,
     SegmentsMissing,
 )
+from secondsite.journal.chain_load import ChainLoader, MovedOn
 from secondsite.journal.chain_records import ChainRecords, Head
 from secondsite.journal.keys import LogKey, VaultKey
 from secondsite.journal.manifest import (
@@ -40,12 +40,10 @@ from secondsite.journal.manifest import (
     decode_record,
     decode_span,
     encode_record,
-    record_hash,
 )
 from secondsite.journal.names import (
     MACHINES,
     log_name,
-    log_prefix,
     machine_prefix,
     merged_name,
     segment_name,
@@ -83,6 +81,7 @@ class Journal:
         self._key = vault.log_key(self._machine) if vault is not None else None
         self._state = StateRecord(store, self._machine, self._key)
         self._chain = ChainRecords(self._machine, self._key)
+        self._loader = ChainLoader(store, self._machine, self._key, self._state)
 
     @property
     def store(self) -> ObjectStore:
@@ -368,18 +367,17 @@ class Journal:
             state = self._state.read()
             try:
                 self._bring_up(state)
-            except _MovedOn:
+            except MovedOn:
                 self._chain = ChainRecords(self._machine, self._key)
                 continue
             return state
         raise StateBusy(machine=self._machine)
 
     def _bring_up(self, state: State) -> None:
-        """Raises _MovedOn when others changed the journal meanwhile, ChainBroken."""
+        """Raises MovedOn when others changed the journal meanwhile, ChainBroken."""
         chain = self._chain
         if not chain.number or chain.number < state.floor or not self._take_in(state.spans):
-            self._chain = ChainRecords(self._machine, self._key)
-            self._load(state)
+            self._chain = self._loader.load(state)
             return
         chain.drop_below(state.promoted)
         while True:
@@ -397,70 +395,12 @@ class Journal:
                 continue
             if chain.hashes.get(ref.last) != ref.hash:
                 return False
-            chain.fold(ref, self._span(ref))
+            chain.fold(ref, self._loader.span(ref))
         chain.spans = tuple(spans)
         return True
 
-    def _load(self, state: State) -> None:
-        spans = {span.first: span for span in state.spans}
-        expected = max(state.promoted, 1)
-        for name in self._store.list(log_prefix(self._machine), after=log_name(self._machine, expected - 1)):
-            expected = self._load_spans(spans, expected, state)
-            if name < log_name(self._machine, expected):
-                continue  # replaced by a span, not deleted yet
-            if name != log_name(self._machine, expected):
-                self._moved_on(state)
-                raise ChainBroken(machine=self._machine, number=expected, why=f"{name} is there instead")
-            try:
-                data = self._get(expected)
-            except ObjectMissing:
-                self._moved_on(state)  # promoted or merged away between the two calls
-                raise
-            self._chain.add(data, state)
-            expected += 1
-        self._load_spans(spans, expected, state)
-        self._chain.spans = state.spans
-        if state.floor and not self._chain.number:
-            self._moved_on(state)
-            raise ChainBroken(machine=self._machine, number=state.floor, why="the floor's record is missing")
-
-    def _load_spans(self, spans: Mapping[int, SpanRef], expected: int, state: State) -> int:
-        """Add the spans that begin at record `expected`; returns the number after them."""
-        while (ref := spans.get(expected)) is not None:
-            try:
-                data = self._get(ref.last)
-            except ObjectMissing:
-                self._moved_on(state)
-                raise
-            self._chain.add_span(data, ref, self._span(ref), state)
-            expected = ref.last + 1
-        return expected
-
-    def _span(self, ref: SpanRef) -> Span:
-        """The span's object, checked against what the state says of it."""
-        name = span_name(self._machine, ref.id)
-        try:
-            data = self._store.get(name, size_bytes_max=RECORD_BYTES_MAX)
-        except ObjectMissing:
-            if ref not in self._state.read().spans:
-                raise _MovedOn from None
-            raise
-        span = decode_span(data, self._key)
-        if record_hash(data) != ref.object_hash or (span.machine, span.id) != (self._machine, ref.id):
-            raise ChainBroken(machine=self._machine, number=ref.last, why=f"{name} is another span")
-        return span
-
-    def _moved_on(self, state: State) -> None:
-        """Raise _MovedOn when the state is not `state` any more."""
-        if self._state.read().generation != state.generation:
-            raise _MovedOn
-
     def _get(self, number: int) -> bytes:
         return self._store.get(log_name(self._machine, number), size_bytes_max=RECORD_BYTES_MAX)
-
-
-class _MovedOn(Exception):
-    """Others promoted or merged while the journal was being read."""
 
 
 def _number(point: Point) -> int:

@@ -49,8 +49,10 @@ class ChainRecords:
 
     def add(self, data: bytes, state: State) -> None:
         """Check the next record against the chain and take it in. Raises ChainBroken."""
-        record = decode_record(data, self._key)
-        found = record_hash(data)
+        self.add_checked(decode_record(data, self._key), record_hash(data), state)
+
+    def add_checked(self, record: Record, found: str, state: State) -> None:
+        """As `add`, of a record whose content and hash `found` are known to be what was written."""
         begins = not self.number
         number = max(state.promoted, 1) if begins else self.number + 1
         if record.machine != self._machine or record.number != number:

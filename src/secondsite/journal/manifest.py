@@ -71,11 +71,8 @@ def decode_record(data: bytes, key: LogKey | None) -> Record:
     """
     kind, number, body = _open_frame("a record", data, key)
     what = f"record {number}"
-    decoder = _decoders.get(kind)
-    if decoder is None:
-        raise damaged(what, f"it is of the unknown kind {kind}")
     try:
-        record = decoder.decode(body)
+        record = decode_body(kind, body)
     except JSON_ERRORS as error:
         raise damaged(what, f"its body does not parse: {error}") from None
     if record.number != number:
@@ -84,6 +81,14 @@ def decode_record(data: bytes, key: LogKey | None) -> Record:
     if wrong:
         raise damaged(what, wrong)
     return record
+
+
+def decode_body(kind: int, body: memoryview) -> Record:
+    """The record in a body that is known to be what was written. Raises ObjectDamaged, msgspec's errors."""
+    decoder = _decoders.get(kind)
+    if decoder is None:
+        raise damaged("a record", f"it is of the unknown kind {kind}")
+    return decoder.decode(body)
 
 
 def decode_span(data: bytes, key: LogKey | None) -> Span:

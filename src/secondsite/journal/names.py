@@ -58,6 +58,16 @@ def parse_merged_name(name: str) -> str | None:
     return parts[3] if len(parts) == 6 and parts[2] == "merged" else None
 
 
+def log_pages_prefix(machine: MachineId) -> str:
+    """Pages of the log."""
+    return f"{MACHINES}{machine}/logpages/"
+
+
+def log_page_name(machine: MachineId, first: int) -> str:
+    """The log page from record `first` on."""
+    return f"{MACHINES}{machine}/logpages/{first:016d}"
+
+
 def pages_prefix(machine: MachineId, disk: DiskId | None = None) -> str:
     """Pages of one disk, or of all."""
     return f"{MACHINES}{machine}/pages/{disk}/" if disk is not None else f"{MACHINES}{machine}/pages/"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,9 +14,19 @@ from secondsite.base.errors import SecondsiteError
 from secondsite.journal.chain import Journal
 from secondsite.journal.disk_index import DiskIndex, disk_points, merge_index
 from secondsite.journal.keys import KeyRing
-from secondsite.journal.names import page_name, pages_prefix, parse_page_name
+from secondsite.journal.log_pages import RECORDS, encode_log_page
+from secondsite.journal.manifest import RECORD_BYTES_MAX, decode_record, record_hash
+from secondsite.journal.names import (
+    log_name,
+    log_page_name,
+    log_pages_prefix,
+    page_name,
+    pages_prefix,
+    parse_page_name,
+)
 from secondsite.journal.page_catalog import Pages
 from secondsite.journal.pages import LEVELS, PIECES_MAX, Page, aligned, encode_page
+from secondsite.journal.state import State
 from secondsite.journal.store import ObjectExists
 from secondsite.model.ids import DiskId
 from secondsite.model.points import DiskState, Point
@@ -121,17 +131,72 @@ def _page(
     )
 
 
+def write_log_page(journal: Journal, *, without: set[int]) -> str | None:
+    """Make one page of the log that is missing. Returns its name, None when there is none to make.
+
+    without: first numbers of pages that cannot be made; added to here.
+    """
+    head, state = journal.head(), journal.state()
+    begin = max(state.promoted, state.floor)
+    there = set(journal.store.list(log_pages_prefix(journal.machine)))
+    for first in range(begin // RECORDS * RECORDS + 1, head.number - RECORDS + 2, RECORDS):
+        name, last = log_page_name(journal.machine, first), first + RECORDS - 1
+        replaced = any(span.first <= last and first <= span.last for span in state.spans)
+        if first <= begin or name in there or first in without or replaced:
+            continue
+        records = [
+            journal.store.get(log_name(journal.machine, number), size_bytes_max=RECORD_BYTES_MAX)
+            for number in range(first, first + RECORDS)
+        ]
+        data = encode_log_page(first, records, journal.log_key) if _is_chain(journal, records) else None
+        if data is not None:
+            with contextlib.suppress(ObjectExists):
+                journal.store.put(name, data)
+            crash_point(AFTER_PAGE)
+            return name
+        without.add(first)
+    return None
+
+
+def _is_chain(journal: Journal, records: Sequence[bytes]) -> bool:
+    """Whether these are what the journal holds: each names the one before, up to a point it knows by hash.
+
+    What a page says is not checked again by those who read it.
+    """
+    listed = {point.number for point in journal.points_after(0)}
+    before, known = "", False
+    for data in reversed(records):
+        record, found = decode_record(data, journal.log_key), record_hash(data)
+        if before and found != before:
+            return False
+        if not known and record.number in listed:
+            if journal.record_hash(record.number) != found:
+                return False
+            known = True
+        before = record.previous_hash
+    return known
+
+
 def delete_pages(journal: Journal) -> int:
     """Those of records that were promoted or merged away. Returns how many."""
     state = journal.state()
     deleted = 0
+    for name in list(journal.store.list(log_pages_prefix(journal.machine))):
+        number = name.rpartition("/")[2]
+        if number.isdigit() and _is_gone(state, int(number), RECORDS):
+            journal.store.delete(name)
+            deleted += 1
     for name in list(journal.store.list(pages_prefix(journal.machine))):
         place = parse_page_name(name)
         if place is None:
             continue
         size, first, _ = place
-        last = first + size - 1
-        if first <= state.promoted or any(s.first <= last and first <= s.last for s in state.spans):
+        if _is_gone(state, first, size):
             journal.store.delete(name)
             deleted += 1
     return deleted
+
+
+def _is_gone(state: State, first: int, size: int) -> bool:
+    last = first + size - 1
+    return first <= state.promoted or any(s.first <= last and first <= s.last for s in state.spans)

@@ -7,10 +7,19 @@ import random
 import pytest
 
 from secondsite.base.errors import SecondsiteError
-from secondsite.journal import page_catalog, page_write, pages
+from secondsite.journal import chain_load, log_pages, page_catalog, page_write, pages
 from secondsite.journal.errors import ObjectDamaged
-from secondsite.journal.names import pages_prefix, parse_page_name, segments_prefix
-from secondsite.journal.page_write import delete_pages, write_page
+from secondsite.journal.log_pages import decode_log_page, encode_log_page
+from secondsite.journal.manifest import record_hash
+from secondsite.journal.names import (
+    log_name,
+    log_pages_prefix,
+    log_prefix,
+    pages_prefix,
+    parse_page_name,
+    segments_prefix,
+)
+from secondsite.journal.page_write import delete_pages, write_log_page, write_page
 from secondsite.journal.pages import Page, decode_page
 from secondsite.journal.view import open_view
 from support.journal_model import DISKS, MACHINE, SUB, Replica
@@ -204,3 +213,129 @@ def test_pages_hold_no_segment_back(replica: Replica) -> None:
     replica.promote(replica.journal.points()[-1].number)
     assert list(replica.store.list(segments_prefix(MACHINE))) == []
     replica.check()
+
+
+@pytest.fixture
+def small_log_pages(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Eight records a page."""
+    for module in (log_pages, chain_load, page_write):
+        monkeypatch.setattr(module, "RECORDS", 8)
+
+
+def records_of(replica: Replica, numbers: range) -> list[bytes]:
+    return [replica.store.get(log_name(MACHINE, n), size_bytes_max=1 << 24) for n in numbers]
+
+
+def write_log(replica: Replica) -> int:
+    without: set[int] = set()
+    count = 0
+    while write_log_page(replica.journal, without=without):
+        count += 1
+    return count
+
+
+def log_gets(replica: Replica, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Reads the chain anew; returns the log's records it asked the store for."""
+    asked: list[str] = []
+    real = replica.store.get
+
+    def get(key: str, *, size_bytes_max: int) -> bytes:
+        asked.append(key)
+        return real(key, size_bytes_max=size_bytes_max)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(replica.store, "get", get)
+        replica.open_journal()
+        replica.journal.points()
+    return [name for name in asked if name.startswith(log_prefix(MACHINE))]
+
+
+@pytest.mark.usefixtures("small_log_pages")
+def test_a_long_log_is_read_in_few_requests(replica: Replica, monkeypatch: pytest.MonkeyPatch) -> None:
+    for number in range(60):
+        replica.random_point()
+        if number == 30:
+            replica.claim("gateway-b")
+    assert write_log(replica) == 7
+    assert len(log_gets(replica, monkeypatch)) == 62 - 56
+    head = replica.journal.head()
+    assert (head.epoch, head.claim is not None) == (2, True)
+    replica.check()
+    replica.random_point()
+    replica.check()
+
+
+@pytest.mark.usefixtures("small_log_pages")
+def test_a_log_page_is_not_used_once_retention_touched_its_records(
+    replica: Replica, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for _ in range(40):
+        replica.random_point()
+    write_log(replica)
+    ids = [point.number for point in replica.journal.points()]
+    replica.merge(ids[9], ids[12])
+    replica.open_journal()
+    replica.check()
+    replica.promote(ids[20])
+    replica.open_journal()
+    replica.check()
+    assert delete_pages(replica.journal) > 0
+    replica.check()
+
+
+@pytest.mark.usefixtures("small_log_pages")
+@pytest.mark.parametrize("bad", ["damaged", "swapped", "not sealed", "cut"])
+def test_a_log_page_that_cannot_be_used_is_as_if_it_were_not_there(replica: Replica, bad: str) -> None:
+    for _ in range(40):
+        replica.random_point()
+    write_log(replica)
+    pages_there = list(replica.store.list(log_pages_prefix(MACHINE)))
+    data = bytearray(replica.store.get(pages_there[1], size_bytes_max=1 << 24))
+    if bad == "damaged":
+        data[-30] ^= 1
+    elif bad == "swapped":
+        data = bytearray(replica.store.get(pages_there[2], size_bytes_max=1 << 24))
+    elif bad == "cut":
+        del data[100:]
+    else:
+        first = int(pages_there[1].rpartition("/")[2])
+        records = records_of(replica, range(first, first + 8))
+        made = encode_log_page(first, records, None)
+        assert made is not None
+        data = bytearray(made)
+    replica.store.delete(pages_there[1])
+    replica.store.put(pages_there[1], bytes(data))
+    replica.open_journal()
+    replica.check()
+
+
+@pytest.mark.usefixtures("small_log_pages")
+def test_records_that_are_not_the_journals_become_no_page(replica: Replica) -> None:
+    for _ in range(10):
+        replica.random_point()
+    name = log_name(MACHINE, 4)
+    other = replica.store.get(log_name(MACHINE, 5), size_bytes_max=1 << 24)
+    replica.store.delete(name)
+    replica.store.put(name, other)
+    assert write_log(replica) == 0
+
+
+def test_a_log_page_decodes_only_as_it_was_written(replica: Replica, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(log_pages, "RECORDS", 4)
+    for _ in range(4):
+        replica.random_point()
+    key = replica.journal.log_key
+    records = records_of(replica, range(1, 5))
+    data = encode_log_page(1, records, key)
+    assert data is not None
+    assert [found for found, _ in decode_log_page(data, 1, key, what="a page")] == [
+        record_hash(r) for r in records
+    ]
+    chance = random.Random(2)
+    for _ in range(300):
+        bad = bytearray(data)
+        bad[chance.randrange(len(bad))] ^= 1 << chance.randrange(8)
+        if chance.random() < 0.3:
+            del bad[chance.randrange(len(bad)) :]
+        with pytest.raises(SecondsiteError):
+            decode_log_page(bytes(bad), 1, key, what="a page")
