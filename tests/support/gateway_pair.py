@@ -22,7 +22,8 @@ A, B = "gateway-a", "gateway-b"
 class Pair:
     """`root` holds everything; a short path, since control sockets lie below it."""
 
-    def __init__(self, root: Path, *, cache_limit_bytes: int = GIB) -> None:
+    def __init__(self, root: Path, *, cache_limit_bytes: int = GIB, store: str | None = None) -> None:
+        """store: the URL of B's store, instead of a directory."""
         self.root = root
         self.vault = VaultKey.create()
         (root / "safe").mkdir(parents=True)
@@ -35,6 +36,7 @@ class Pair:
             authority.issue(name).save(home / "tls", name)
             replace_file(home / "tls" / "ca.crt", authority.certificate_pem)
         self.cache_limit_bytes = cache_limit_bytes
+        self.store = store or f"file://{root / B}/store"
         self.b: Gateway | None = None
 
     def config(self, name: str, *, listen: int | None, peers: dict[str, str]) -> Path:
@@ -49,7 +51,7 @@ class Pair:
             f"vault_key = {json.dumps(str(home / 'vault.key'))}",
         ]
         if listen is not None:
-            lines.append(f"store = {json.dumps(f'file://{home}/store')}")
+            lines.append(f"store = {json.dumps(self.store)}")
         lines += ["[tls]", *(f"{k} = {json.dumps(str(home / 'tls' / v))}" for k, v in self._tls(name))]
         if listen is not None:
             lines += ["[listen]", 'host = "127.0.0.1"', f"port = {listen}"]

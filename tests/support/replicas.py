@@ -1,4 +1,4 @@
-"""Replicas for tests: a real local store with points of known content, made with the journal itself."""
+"""Replicas for tests: a real store with points of known content, made with the journal itself."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from secondsite.journal.manifest import seal_definition
 from secondsite.journal.names import wrapped_key_name
 from secondsite.journal.segment import SegmentWriter
 from secondsite.journal.segment_head import SegmentHead
+from secondsite.journal.store import ObjectStore
 from secondsite.journal.store_local import LocalStore
 from secondsite.model.ids import DiskId, SegmentId
 from secondsite.model.machines import Definition, Mapping
@@ -51,34 +52,52 @@ class Replica:
         return max(self.contents)
 
 
-def make_replica(root: Path, *, points: int = 3, seed: int = 1, application_consistent: int = 1) -> Replica:
-    """A machine with `points` points, five seconds apart; one of them is labelled, by its index."""
+def make_replica(
+    root: Path,
+    *,
+    points: int = 3,
+    seed: int = 1,
+    application_consistent: int = 1,
+    store: ObjectStore | None = None,
+) -> Replica:
+    """A machine with `points` points, five seconds apart; one of them is labelled, by its index.
+
+    store: instead of a directory below `root`.
+    """
     chance = random.Random(seed)
     vault = VaultKey.create()
     vault.save(root / "vault.key")
-    store = LocalStore(root / "store")
+    store = store or LocalStore(root / "store")
     journal = Journal(store, SHOP, vault)
     keys = {disk: DiskKey.create() for disk in SIZES}
     for disk, key in keys.items():
         store.put(wrapped_key_name(SHOP, key.id), encode_wrapped(vault, SHOP, disk, key))
     replica = Replica(root, vault, journal, keys)
     clock = FakeClock(START)
-    claim = journal.claim(
-        name="shop", claimant="a", reason="first copy", clock=clock, expected=journal.head()
-    )
-    disks = {disk: bytearray(size) for disk, size in SIZES.items()}
+    journal.claim(name="shop", claimant="a", reason="first copy", clock=clock, expected=journal.head())
     for index in range(points):
-        clock.advance(5)
-        refs = [_write(replica, disk, data, chance, claim.epoch) for disk, data in disks.items()]
-        given_at = START + timedelta(seconds=5 * index)
-        consistency = Consistency.APPLICATION if index == application_consistent else Consistency.CRASH
-        point = journal.commit(
-            _proposal(replica, refs, index, claim.epoch, given_at=given_at, consistency=consistency),
-            clock=clock,
-        )
-        replica.contents[point.number] = {disk: bytes(data) for disk, data in disks.items()}
-        replica.given_at[point.number] = point.given_at
+        extend_replica(replica, chance, application=index == application_consistent)
     return replica
+
+
+def extend_replica(
+    replica: Replica, chance: random.Random | None = None, *, application: bool = False
+) -> None:
+    """One more point, five seconds after the last one."""
+    journal, index = replica.journal, len(replica.contents)
+    chance = chance or random.Random(index)
+    last = replica.contents[replica.newest] if index else {d: bytes(size) for d, size in SIZES.items()}
+    disks = {disk: bytearray(data) for disk, data in last.items()}
+    epoch = 1  # of the one claim
+    refs = [_write(replica, disk, data, chance, epoch) for disk, data in disks.items()]
+    given_at = START + timedelta(seconds=5 * index)
+    consistency = Consistency.APPLICATION if application else Consistency.CRASH
+    point = journal.commit(
+        _proposal(replica, refs, index, epoch, given_at=given_at, consistency=consistency),
+        clock=FakeClock(given_at + timedelta(seconds=5)),
+    )
+    replica.contents[point.number] = {disk: bytes(data) for disk, data in disks.items()}
+    replica.given_at[point.number] = point.given_at
 
 
 def _write(replica: Replica, disk: DiskId, data: bytearray, chance: random.Random, epoch: int) -> SegmentRef:
