@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from secondsite.journal import base_sums, state
+from secondsite.journal import base_sums, log_pages, pages, state
 from secondsite.journal import format as fmt
 
 TEXT = (Path(__file__).resolve().parents[3] / "FORMAT.md").read_text()
@@ -22,6 +22,8 @@ SIZES = {
     "Record header": fmt.RECORD_HEADER.size,
     "Box header": fmt.BOX_HEADER.size,
     "State header": state.HEADER.size,
+    "Page header": pages.HEADER.size,
+    "Log page header": log_pages.HEADER.size,
     "Sums header": base_sums.HEADER.size,
 }
 
