@@ -18,6 +18,7 @@ from secondsite.gateway.pins import Pins
 from secondsite.gateway.recover import Recovery
 from secondsite.gateway.retention import Retention
 from secondsite.gateway.retention_report import RetentionReports
+from secondsite.gateway.scrub import Scrubs
 from secondsite.model.machines import Mapping
 from secondsite.model.retention import Policies
 from support.control import Events, Ran, run_command
@@ -67,6 +68,15 @@ def running_target(root: Path, *, points: int = 3) -> Iterator[Target]:
     retention = Retention(
         replica.journal.store, policies, vault=replica.vault, open_base=None, clock=clock, events=events
     )
+    scrubs = Scrubs(
+        replica.journal.store,
+        replica.vault,
+        state_dir=root / "state",
+        work_dir=root,
+        clock=clock,
+        events=events,
+    )
+    scrubs.start()
     services = ControlServices(
         name="b",
         site="there",
@@ -76,12 +86,14 @@ def running_target(root: Path, *, points: int = 3) -> Iterator[Target]:
         recovery=recovery,
         holds=Holds(recovery.journal, clock=clock, events=events, released=retention.look_now),
         reports=RetentionReports(recovery.journal, retention, clock=clock),
+        scrubs=scrubs,
     )
     server = serve_control(services, root / "control.sock")
     try:
         yield Target(root / "control.sock", replica, recovery, fabric, retention, events)
     finally:
         server.stop()
+        scrubs.close()
         retention.close()
         recovery.close()
         for export in exports.all():

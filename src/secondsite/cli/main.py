@@ -36,6 +36,7 @@ COMMANDS: dict[str, str | dict[str, str]] = {
         "exports": "secondsite.cli.points:exports",
         "end": "secondsite.cli.points:end",
     },
+    "verify": "secondsite.cli.verify:verify",
     "retention": {
         "": "See which recovery points stay, and what that costs.",
         "show": "secondsite.cli.retention:show",

@@ -1,4 +1,4 @@
-"""The progress bar of a first copy: on a terminal a bar, elsewhere a line now and then."""
+"""The progress bar of a first copy or a verification: on a terminal a bar, elsewhere a line now and then."""
 
 from __future__ import annotations
 
@@ -18,8 +18,11 @@ LINE_SECONDS = 2.0
 class CopyProgress:
     """Shows how far a first copy is, with rate and time left, on standard error."""
 
-    def __init__(self, name: str, *, quiet: bool, clock: Clock | None = None) -> None:
+    def __init__(
+        self, name: str, *, quiet: bool, clock: Clock | None = None, doing: str = "first copy of"
+    ) -> None:
         self._name = name
+        self._doing = doing
         self._quiet = quiet
         self._clock = clock or SystemClock()
         self._bar: Progress | None = None
@@ -33,7 +36,7 @@ class CopyProgress:
         from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn
 
         self._bar = Progress(
-            TextColumn("first copy of {task.description}"),
+            TextColumn(f"{self._doing} {{task.description}}"),
             BarColumn(),
             DownloadColumn(binary_units=True),
             TextColumn("{task.fields[rate]}"),
@@ -69,7 +72,7 @@ class CopyProgress:
             return
         self._said_at = now
         print(
-            f"first copy of {self._name}: {describe_copy(copy) if copy else note or 'starting'}",
+            f"{self._doing} {self._name}: {describe_copy(copy) if copy else note or 'starting'}",
             file=sys.stderr,
         )
 

@@ -163,14 +163,16 @@ def _list_machines(rescue: Rescue, *, as_json: bool) -> int:
     return int(Outcome.DAMAGED) if damaged else int(Outcome.OK)
 
 
-def _moved(base: list[str] | None) -> dict[DiskId, str]:
+def moved_bases(base: list[str] | None) -> dict[DiskId, str]:
+    """``["vda=/mnt/vda.raw", ...]``: where bases are now, by disk."""
     from secondsite.model.ids import disk_id
 
     pairs = parse_pairs(base, "--base")
     return {disk_id(disk): str(Path(path).resolve()) for disk, path in pairs.items()}
 
 
-def _tell_unpinned(error: StoreUnavailable) -> None:
+def tell_unpinned(error: StoreUnavailable) -> None:
+    """A store that cannot be written is read all the same."""
     why = error.sentences()[0]
     print(
         f"note: the point is not pinned; let no gateway work on this store meanwhile. {why}", file=sys.stderr
@@ -219,7 +221,7 @@ def export(
     socket_dir.mkdir(parents=True, exist_ok=True)
     path = socket_dir.resolve() / f"{chosen.machine_name[:32]}-{chosen.number}.sock"
     check_socket_path(path)
-    with rescue.view(identity, chosen, _moved(base), on_unpinned=_tell_unpinned) as view:
+    with rescue.view(identity, chosen, moved_bases(base), on_unpinned=tell_unpinned) as view:
         disks = [
             ExportDisk(id=disk.id, size_bytes=disk.size_bytes, socket_path=str(path), export_name=disk.id)
             for disk in chosen.disks
@@ -296,7 +298,7 @@ def boot(
         request = StartTestFailover(
             point=str(chosen.number), network=network, name=name, requested_by=whoami()
         )
-        status = recovery.start_test_failover(identity, request, bases=_moved(base))
+        status = recovery.start_test_failover(identity, request, bases=moved_bases(base))
         status = follow(
             recovery.test_failover, status, while_in=TestFailoverState.INITIATED, quiet=listing.json
         )

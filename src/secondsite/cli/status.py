@@ -14,7 +14,13 @@ from secondsite.cli.common import LISTING, REACH, Listing, Reach
 from secondsite.cli.output import UNKNOWN, console, print_json, print_table, short_time
 
 if TYPE_CHECKING:
-    from secondsite.gateway.messages import EventEntry, GatewayStatus, ProtectionStatus, ReplicaStatus
+    from secondsite.gateway.messages import (
+        EventEntry,
+        GatewayStatus,
+        ProtectionStatus,
+        ReplicaStatus,
+        VerificationSummary,
+    )
 
 WATCH_SECONDS = 0.5
 FOLLOW_SECONDS = 0.5
@@ -111,7 +117,7 @@ def _print_status(found: GatewayStatus) -> None:
     if found.replicas:
         out.print()
         print_table(
-            ["KEPT", "POINTS>", "OLDEST", "NEWEST", "AGE>", "RETENTION", "TEST FAILOVER"],
+            ["KEPT", "POINTS>", "OLDEST", "NEWEST", "AGE>", "RETENTION", "VERIFIED", "TEST FAILOVER"],
             (_replica_row(replica) for replica in found.replicas),
             empty="",
         )
@@ -138,7 +144,12 @@ def _replica_row(replica: ReplicaStatus) -> tuple[object, ...]:
     test = replica.test_failover
     if replica.error is not None:
         unknown = (UNKNOWN,) * 5
-        return (replica.machine, *unknown, f"DAMAGED: {replica.error['happened']}")
+        return (
+            replica.machine,
+            *unknown,
+            _verified(replica.verification),
+            f"DAMAGED: {replica.error['happened']}",
+        )
     return (
         replica.name,
         replica.points,
@@ -146,8 +157,19 @@ def _replica_row(replica: ReplicaStatus) -> tuple[object, ...]:
         short_time(replica.newest.at) if replica.newest else UNKNOWN,
         _rpo(replica.rpo_seconds),
         replica.retention or "none here",
+        _verified(replica.verification),
         f"TEST {test.name} from point {test.point}: {test.state.value}" if test else "",
     )
+
+
+def _verified(found: VerificationSummary | None) -> str:
+    """``point 1207, 2026-01-02 03:04:05Z``, and what is wrong."""
+    if found is None:
+        return "never"
+    point = f"point {found.last_verified}" if found.last_verified is not None else "no point"
+    wrong = f", {found.damaged} DAMAGED, {found.lost} points lost" if found.damaged else ""
+    state = "" if found.state == "Completed" else f", {found.state}"
+    return f"{point}, {short_time(found.at)}{state}{wrong}"
 
 
 def events(

@@ -36,6 +36,7 @@ from secondsite.gateway.messages import (
     StartTestFailover,
     TestFailoverStatus,
 )
+from secondsite.gateway.verdicts import VerificationStatus, VerifyRequest
 
 _T = TypeVar("_T")
 # A status with thousands of points stays below a few megabytes; more is not an answer of ours.
@@ -207,6 +208,18 @@ class GatewayClient:
             "DELETE", f"/v1/machines/{quote(machine, safe='')}/test-failover", TestFailoverStatus, request
         )
 
+    def verify(self, machine: str, request: VerifyRequest) -> VerificationStatus:
+        """Begin to verify a replica; poll `verification`."""
+        return self._request("POST", _verification(machine), VerificationStatus, request)
+
+    def verification(self, machine: str) -> VerificationStatus:
+        """The verification that waits or runs, or the last one."""
+        return self._request("GET", _verification(machine), VerificationStatus)
+
+    def cancel_verification(self, machine: str) -> None:
+        """Stop it; none is fine."""
+        self._request("DELETE", _verification(machine), type(None))
+
     def test_failovers(self) -> list[TestFailoverStatus]:
         """Running and past ones."""
         return self._request("GET", "/v1/test-failovers", list[TestFailoverStatus])
@@ -214,3 +227,7 @@ class GatewayClient:
     def operation(self, identity: str) -> TestFailoverStatus:
         """How far a test failover or its clean-up has come."""
         return self._request("GET", f"/v1/operations/{quote(identity, safe='')}", TestFailoverStatus)
+
+
+def _verification(machine: str) -> str:
+    return f"/v1/machines/{quote(machine, safe='')}/verification"

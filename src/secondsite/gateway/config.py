@@ -84,6 +84,13 @@ class RetentionSettings(_Section):
         )
 
 
+class ScrubSettings(_Section):
+    """How often the replicas kept here are verified, all of them, byte by byte."""
+
+    every_hours: Annotated[float, Field(ge=0, le=24 * 366)] = 168.0  # once a week; 0: only on demand
+    bytes_per_second: Annotated[float, Field(gt=0)] | None = None  # read by a scheduled one; none: no limit
+
+
 class GatewayConfig(_Section):
     """The whole file."""
 
@@ -112,6 +119,7 @@ class GatewayConfig(_Section):
     peer_machines: dict[str, tuple[str, ...]] = {}
     mapping: MappingSettings = MappingSettings()
     retention: RetentionSettings = RetentionSettings()
+    scrub: ScrubSettings = ScrubSettings()
     bandwidth_bytes_per_second: Annotated[float, Field(gt=0)] | None = None
     connections: Annotated[int, Field(ge=2, le=4)] = 3
 

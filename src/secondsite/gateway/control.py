@@ -37,12 +37,15 @@ from secondsite.gateway.messages import (
     PointTaken,
     ProtectionStatus,
     ProtectRequest,
+    ReplicaStatus,
     StartTestFailover,
 )
 from secondsite.gateway.names import resolve
 from secondsite.gateway.recover import Recovery
 from secondsite.gateway.recoverykey import RecoveryKeyGuard
 from secondsite.gateway.retention_report import RetentionReports
+from secondsite.gateway.scrub import Scrubs
+from secondsite.gateway.verdicts import VerifyRequest
 from secondsite.model.events import Event
 from secondsite.model.ids import MachineId
 
@@ -137,6 +140,7 @@ class ControlServices:
     recovery: Recovery | None = None
     holds: Holds | None = None
     reports: RetentionReports | None = None
+    scrubs: Scrubs | None = None
 
 
 def error_status(error: SecondsiteError) -> int:
@@ -200,6 +204,9 @@ class ControlApi:
             ("DELETE", "/v1/machines/{machine}/exports/{id}", self.end_export),
             ("POST", "/v1/machines/{machine}/test-failover", self.start_test_failover),
             ("DELETE", "/v1/machines/{machine}/test-failover", self.clean_up),
+            ("GET", "/v1/machines/{machine}/verification", self.verification),
+            ("POST", "/v1/machines/{machine}/verification", self.verify),
+            ("DELETE", "/v1/machines/{machine}/verification", self.cancel_verification),
             ("GET", "/v1/test-failovers", self.list_test_failovers),
             ("GET", "/v1/operations/{id}", self.operation),
         ]
@@ -235,6 +242,11 @@ class ControlApi:
             raise self._missing("retention (a replica store and an address to listen on)")
         return self._services.reports
 
+    def _scrubs(self) -> Scrubs:
+        if self._services.scrubs is None:
+            raise self._missing("replica store")
+        return self._services.scrubs
+
     def _resolve(self, text: str, candidates: Iterable[tuple[MachineId, str]], kind: str) -> MachineId:
         return resolve(text, candidates, kind=kind, where=f"gateway {self._services.name}")
 
@@ -260,9 +272,19 @@ class ControlApi:
             version=__version__,
             at=services.clock.utc().isoformat(),
             protections=tuple(services.protections.statuses()) if services.protections else (),
-            replicas=tuple(recovery.replicas()) if recovery else (),
+            replicas=tuple(self._replicas(recovery)) if recovery else (),
             test_failovers=tuple(recovery.test_failovers()) if recovery else (),
         )
+
+    def _replicas(self, recovery: Recovery) -> list[ReplicaStatus]:
+        scrubs = self._services.scrubs
+        found = recovery.replicas()
+        if scrubs is None:
+            return found
+        return [
+            msgspec.structs.replace(replica, verification=scrubs.summary(replica.machine))
+            for replica in found
+        ]
 
     async def inventory(self, _request: Request) -> Response:
         """Hosts, machines, networks and pools of the site."""
@@ -381,6 +403,19 @@ class ControlApi:
         """Begin the clean-up of a test failover; poll the operation."""
         body = await _body(request, CleanUp)
         return await _call(lambda: self._recovery().clean_up(self._replica(request), body), 202)
+
+    async def verify(self, request: Request) -> Response:
+        """Begin to verify a replica; ask with GET how far it is."""
+        body = await _body(request, VerifyRequest)
+        return await _call(lambda: self._scrubs().request(self._replica(request), body), 202)
+
+    async def verification(self, request: Request) -> Response:
+        """The verification that waits or runs, or the last one."""
+        return await _call(lambda: self._scrubs().status(self._replica(request)))
+
+    async def cancel_verification(self, request: Request) -> Response:
+        """Stop it."""
+        return await _call(lambda: self._scrubs().cancel(self._replica(request)))
 
     async def list_test_failovers(self, _request: Request) -> Response:
         """Test failovers, past ones with their notes."""

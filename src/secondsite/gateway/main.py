@@ -37,6 +37,7 @@ from secondsite.gateway.recoverykey import RecoveryKeyGuard
 from secondsite.gateway.retention import Retention
 from secondsite.gateway.retention_report import RetentionReports
 from secondsite.gateway.runtime import Protections, Route
+from secondsite.gateway.scrub import Scrubs
 from secondsite.gateway.storecheck import open_checked
 from secondsite.gateway.views import BaseMoved, load_key
 from secondsite.journal.bases import BaseImage, RawBase
@@ -84,11 +85,12 @@ class Gateway:
         try:
             fabric = self._open_fabric()
             store = open_checked(config, clock=self.clock, events=self.events)
-            recovery = holds = reports = None
+            recovery = holds = reports = scrubs = None
             if store is not None:
                 self._stop.callback(store.close)
                 recovery = self._open_recovery(store, fabric)
-                retention = self._open_retention(store)
+                scrubs = self._open_scrubs(store)
+                retention = self._open_retention(store, scrubs)
                 holds = Holds(
                     recovery.journal,
                     clock=self.clock,
@@ -119,6 +121,7 @@ class Gateway:
                 recovery=recovery,
                 holds=holds,
                 reports=reports,
+                scrubs=scrubs,
             )
             server = serve_control(services, config.control_socket)
             self._stop.callback(server.stop)
@@ -167,7 +170,25 @@ class Gateway:
         self._stop.callback(recovery.close)
         return recovery
 
-    def _open_retention(self, store: ObjectStore) -> Retention | None:
+    def _open_scrubs(self, store: ObjectStore) -> Scrubs:
+        """Verification: on demand wherever there is a store, on a schedule where points are received."""
+        config = self._config
+        every = config.scrub.every_hours * 3600 if config.listen is not None else 0
+        scrubs = Scrubs(
+            store,
+            self._vault,
+            state_dir=config.state_dir,
+            work_dir=config.cache_dir,
+            clock=self.clock,
+            events=self.events,
+            every_seconds=every or None,
+            bytes_per_second=config.scrub.bytes_per_second,
+        )
+        scrubs.start()
+        self._stop.callback(scrubs.close)
+        return scrubs
+
+    def _open_retention(self, store: ObjectStore, scrubs: Scrubs) -> Retention | None:
         """The journals' upkeep, where points are received; None where they are not."""
         config = self._config
         if config.listen is None:
@@ -179,6 +200,7 @@ class Gateway:
             open_base=bases_under(config.base_dir) if config.base_dir is not None else None,
             clock=self.clock,
             events=self.events,
+            verified=scrubs.verified,
             bytes_per_second=config.retention.bytes_per_second,
         )
         retention.start()

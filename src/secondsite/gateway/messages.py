@@ -198,6 +198,16 @@ class PointSummary(Wire, frozen=True, kw_only=True):
     held_by: tuple[PointHold, ...] = ()
 
 
+class VerificationSummary(Wire, frozen=True, kw_only=True):
+    """What the last verification of a replica said."""
+
+    at: str  # when it ended
+    state: str  # Completed, Failed or Cancelled; Running: one is under way
+    last_verified: int | None = None  # the newest point that was proved
+    lost: int = 0  # points
+    damaged: int = 0  # objects
+
+
 class ReplicaStatus(Wire, frozen=True, kw_only=True):
     """One machine whose replica this site holds."""
 
@@ -210,6 +220,7 @@ class ReplicaStatus(Wire, frozen=True, kw_only=True):
     rpo_seconds: float | None = None  # age of the newest instant now, by this site's clock
     test_failover: TestFailoverStatus | None = None
     retention: str | None = None  # which points stay, in words; None: this gateway thins none
+    verification: VerificationSummary | None = None  # None: never verified here
     error: dict[str, str] | None = None  # why its points cannot be listed
 
 

@@ -10,7 +10,7 @@ from secondsite.journal.bases import BaseImage, RawBase
 from secondsite.journal.chain import Journal
 from secondsite.journal.keys import KeyRing, VaultKey
 from secondsite.journal.manifest import open_definition
-from secondsite.journal.view import PointView, open_view
+from secondsite.journal.view import BaseOf, PointView, open_view
 from secondsite.model.ids import DiskId
 from secondsite.model.machines import Definition
 from secondsite.model.points import Point
@@ -49,6 +49,21 @@ class BaseMoved(SecondsiteError):
     action = "Say where it is now with --base {disk}=PATH; it is checked to be the right one."
 
 
+def base_opener(journal: Journal, moved: Mapping[DiskId, str] | None = None) -> BaseOf:
+    """Opens a machine's bases, read-only, where the store says they are now, or where they were moved to."""
+
+    def base_of(disk: DiskId) -> BaseImage | None:
+        base = journal.state().base(disk)
+        if base is None:
+            return None
+        path = Path((moved or {}).get(disk, base.locator))
+        if not path.exists():
+            raise BaseMoved(disk=disk, locator=path)
+        return RawBase(path, read_only=True)
+
+    return base_of
+
+
 def open_point_view(
     journal: Journal,
     number: int,
@@ -73,16 +88,8 @@ def open_point_view(
             why = f"disk {disk} of the machine has no base, everything is in the journal"
             raise InvalidInput(what=f"--base {disk}", why=why)
 
-    def base_of(disk: DiskId) -> BaseImage | None:
-        base = state.base(disk)
-        if base is None:
-            return None
-        path = Path(moved.get(disk, base.locator))
-        if not path.exists():
-            raise BaseMoved(disk=disk, locator=path)
-        return RawBase(path, read_only=True)
-
-    return open_view(journal, number, KeyRing(journal.store, journal.machine, vault), bases=base_of)
+    keys = KeyRing(journal.store, journal.machine, vault)
+    return open_view(journal, number, keys, bases=base_opener(journal, moved))
 
 
 def open_point_definition(vault: VaultKey, point: Point) -> Definition:
