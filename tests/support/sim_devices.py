@@ -184,6 +184,7 @@ class Network:
         self.delay = 0.01  # seconds, one way
         self.lost = 0.0  # the share of requests, and of answers, that get lost
         self.twice = 0.0  # the share of requests that are delivered twice
+        self.before_commit: Callable[[PointProposal], None] = lambda proposal: None
         self.server: Process | None = None
         self.receiver: Receiver | None = None
 
@@ -280,7 +281,11 @@ class SimLink:
         return claim
 
     def commit(self, proposal: PointProposal) -> CommittedPoint:
-        point: CommittedPoint = self._call("commit", lambda receiver: receiver.commit(self._peer, proposal))
+        def work(receiver: Receiver) -> CommittedPoint:
+            self._network.before_commit(proposal)
+            return receiver.commit(self._peer, proposal)
+
+        point: CommittedPoint = self._call("commit", work)
         self._on_commit(point)
         return point
 

@@ -252,7 +252,7 @@ class World:
             changed.append((owner, name, getattr(owner, name)))
             setattr(owner, name, value)
 
-        for module_name, module in _product_modules():
+        for module_name, module in product_modules():
             if getattr(module, "threading", None) is threading and module_name not in _KEEP_REAL:
                 put(module, "threading", names)
             if hasattr(module, "crash_point") and module_name not in _KEEP_REAL:
@@ -283,7 +283,8 @@ class World:
         return made
 
 
-def _product_modules() -> list[tuple[str, Any]]:
+def product_modules() -> list[tuple[str, Any]]:
+    """Every module of the product that is imported, by name."""
     return [(n, m) for n, m in list(sys.modules.items()) if n.startswith("secondsite.") and m is not None]
 
 

@@ -15,7 +15,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from secondsite.journal.chain import Journal
-from secondsite.journal.keys import KeyRing, VaultKey
+from secondsite.journal.digests import combine, digest_sub_blocks, fingerprint_text
+from secondsite.journal.keys import DiskKey, KeyRing, VaultKey
 from secondsite.journal.manifest import decode_record
 from secondsite.journal.names import log_prefix
 from secondsite.journal.view import BaseOf, open_view
@@ -49,7 +50,11 @@ class Oracle:
     counted: dict[int, Point] = field(default_factory=dict)  # points that count, by number
     claims: dict[int, Claim] = field(default_factory=dict)  # by epoch
     acknowledged: set[int] = field(default_factory=set)
-    allowed_floor: int = 0  # the highest point anybody asked to promote
+    committed_at: dict[int, float] = field(default_factory=dict)
+    allowed_floor: int | None = 0  # the highest point anybody asked to promote; None: the retention decides
+    # every point stays for so long after it was committed; None: merges are asked for at random
+    reach_seconds: float | None = None
+    keys: Mapping[DiskId, DiskKey] = field(default_factory=dict)
     checks: int = 0
 
     def require(self, condition: bool, rule: str, text: str) -> None:
@@ -100,7 +105,17 @@ class Oracle:
         newest = self.newest
         follows = point.parent_checkpoint in {None, newest.checkpoint if newest else None}
         self.require(follows, "J5", f"point {point.number} does not follow the newest one")
+        for disk in point.disks:
+            if disk.fingerprint is not None:
+                seed = self.keys[disk.id].digest_seed()
+                true = fingerprint_text(
+                    combine(digest_sub_blocks(memoryview(instant.content[disk.id]), 0, seed))
+                )
+                self.require(
+                    disk.fingerprint == true, "J5", f"the fingerprint of {disk.id} in {point.number}"
+                )
         self.counted[point.number] = point
+        self.committed_at[point.number] = self.world.now
         self.check_presence(point)
 
     def check_presence(self, point: Point, journal: Journal | None = None) -> None:
@@ -121,6 +136,11 @@ class Oracle:
         self.require(ok, "J1", f"point {point.number} was acknowledged and is not in the log")
         self.acknowledged.add(point.number)
 
+    def newest_of(self, owner: str) -> Instant | None:
+        """The newest committed instant of a gateway's."""
+        instants = (self.instants[self.counted[n].checkpoint] for n in sorted(self.counted, reverse=True))
+        return next((instant for instant in instants if instant.owner == owner), None)
+
     # -- what must be true ------------------------------------------------------------------------
 
     def journal(self) -> Journal:
@@ -133,10 +153,16 @@ class Oracle:
         journal = self.journal()
         points = journal.points()
         state = journal.state()
-        self.require(state.floor <= self.allowed_floor, "J4", f"the floor is at {state.floor}")
-        expected = [number for number in sorted(self.counted) if number >= state.floor]
+        ok = self.allowed_floor is None or state.floor <= self.allowed_floor
+        self.require(ok, "J4", f"the floor is at {state.floor}")
+        gone = {n for n in self.counted if n < state.floor}
+        gone |= {n for span in state.spans for n in self.counted if span.first <= n < span.last}
+        expected = [number for number in sorted(self.counted) if number not in gone]
         found = [point.number for point in points]
         self.require(found == expected, "J1", f"points {found} are listed, {expected} must be")
+        if self.reach_seconds is not None and gone:
+            age = self.committed_at[max(self.counted)] - self.committed_at[max(gone)]
+            self.require(age >= self.reach_seconds - 1.0, "J4", f"point {max(gone)} left after {age:.1f} s")
         for pin in state.pins:
             self.require(pin.number in found, "J4", f"pinned point {pin.number} is gone")
         if not points:

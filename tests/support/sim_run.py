@@ -19,12 +19,16 @@ from pathlib import Path
 
 from secondsite.base.units import KIB
 from secondsite.fabrics.memory import MemoryFabric
-from secondsite.gateway import cycle, replicate, seed
+from secondsite.gateway import cycle, replicate, retention, seed, tables, upkeep
+from secondsite.journal import merge
 from secondsite.journal.keys import DiskKey, VaultKey, encode_wrapped
+from secondsite.journal.names import segment_name
 from secondsite.model.ids import DiskId, KeyId, machine_id
 from secondsite.model.machines import PowerState
+from secondsite.model.points import PointProposal
+from secondsite.model.retention import RetentionPolicy
 from support.sim_devices import Network, SimStore
-from support.sim_kernel import RunFailed, SimClock, World
+from support.sim_kernel import RunFailed, SimClock, World, product_modules
 from support.sim_oracle import Oracle
 from support.sim_source import SourceSite
 from support.sim_target import TargetSite
@@ -35,14 +39,19 @@ ROOT = Path(__file__).resolve().parents[2]
 CATCH_UP_SECONDS = 240.0
 
 # What is sized for disks of terabytes is made to fit disks of some dozen KiB, so that every path is taken.
-SMALL: tuple[tuple[object, str, int], ...] = (
+SMALL: tuple[tuple[object, str, float], ...] = (
     (cycle, "READ_BYTES", 16 * KIB),
     (seed, "READ_BYTES", 16 * KIB),
     (seed, "SMALL_BYTES", 12 * KIB),
     (seed, "ROOM_BYTES", 32 * KIB),
     (replicate, "ROOM_BYTES_MIN", 16 * KIB),
+    (merge, "KEPT_STORED_BYTES_MIN", 6 * KIB),
+    (retention, "PASS_SECONDS", 7.0),
+    (retention, "RETRY_SECONDS", 5.0),
+    (upkeep, "SWEEP_SECONDS", 20.0),
 )
 SLICE_BYTES = 32 * KIB
+LEVELS = (4, 16)  # of pages
 
 # Kinds of trouble; a run draws some.
 FAULTS = (
@@ -66,6 +75,7 @@ FAULTS = (
     "unprotect",
     "restart",
     "full",
+    "vanish",
 )
 
 
@@ -93,8 +103,23 @@ class Run:
         self.vault = VaultKey.create(chance.randbytes)
         self.oracle = Oracle(world, self.store, MACHINE, self.vault)
         self.store.on_put = self.oracle.on_put
+        policy = None
+        if chance.random() < 0.7:
+            policy = RetentionPolicy.parse(
+                chance.choice(["all:15s,6s:40s", "all:8s", "all:20s,10s:60s", "latest"])
+            )
+            self.oracle.allowed_floor = None
+            self.oracle.reach_seconds = policy.windows[0].reach_seconds if policy.windows else 0.0
+        (directory / "gateway-b").mkdir()
         self.target = TargetSite(
-            world, machine=MACHINE, network=self.network, oracle=self.oracle, vault=self.vault
+            world,
+            directory / "gateway-b",
+            machine=MACHINE,
+            network=self.network,
+            oracle=self.oracle,
+            vault=self.vault,
+            policy=policy,
+            fingerprints=chance.random() < 0.3,
         )
         self.sizes = {
             DiskId("vda"): chance.choice([64, 96, 128]) * KIB,
@@ -105,6 +130,7 @@ class Run:
             key.id: encode_wrapped(self.vault, MACHINE, disk, key, chance.randbytes)
             for disk, key in self.keys.items()
         }
+        self.oracle.keys = self.keys
         self.chunk_bytes = chance.choice([8, 16]) * KIB
         self.limit_bytes = chance.choice([96, 256, 4096]) * KIB
         self.frequency_seconds = chance.choice([2.0, 5.0])
@@ -154,9 +180,10 @@ class Run:
         world.at(5 + chance.random() * 10, self._trouble)
         world.at(5 + chance.random() * 10, self._command)
         world.at(3.0, self._look)
-        world.run(chance.choice([20.0, 40.0, 80.0]))
+        world.run(chance.choice([20.0, 40.0, 60.0]))
         self._quiet()
         self.target.check(every=True)
+        self._check_resync()
         return Result(
             seed=world.seed,
             points=len(self.oracle.counted),
@@ -207,17 +234,31 @@ class Run:
             if shown is None:
                 continue
             true = self.world.now - self.oracle.instants[newest.checkpoint].at
-            if shown < true - 0.5 and source.clock.skew == 0:
+            if shown < true - 0.5 and (source.clock.skew == 0 or source.starts == 1):
                 raise RunFailed(f"L1: {source.name} shows a lag of {shown:.1f} s, it is {true:.1f} s")
+
+    def _check_resync(self) -> None:
+        """R3: what the source forgets, the target has: only lost tracking makes it read everything again."""
+        if self.faults.keys() & {"tracking", "failover", "unprotect", "reads", "resize", "clock"}:
+            return
+        for source in self.sources.values():
+            if "replicate.resync" in source.events.codes:
+                raise RunFailed(f"R3: {source.name} had to read everything again")
 
     # -- commands ---------------------------------------------------------------------------------
 
     def _command(self) -> None:
         chance, target = self.world.chance, self.target
-        points = sorted(n for n in self.oracle.counted if n >= self.oracle.allowed_floor)
-        kind = chance.choice(["promote", "promote", "export", "point", "collect"])
+        points = [point.number for point in self.oracle.journal().points()]
+        kinds = ["export", "point"]
+        if target.policy is None:
+            kinds += ["promote", "merge", "merge", "collect"]
+        kind = chance.choice(kinds)
         if kind == "promote" and points:
             target.promote(chance.choice(points[: max(1, len(points) - 2)]))
+        elif kind == "merge" and len(points) > 2:
+            after = chance.randrange(len(points) - 2)
+            target.merge(points[after], points[chance.randrange(after + 2, len(points))])
         elif kind == "export" and points and len(target.held) < 3:
             self.holders += 1
             target.export(chance.choice(points), f"test-{self.holders}", 5 + chance.random() * 40)
@@ -230,6 +271,8 @@ class Run:
     # -- trouble ----------------------------------------------------------------------------------
 
     def _trouble(self) -> None:
+        if not self.kinds:
+            return
         kind = self.world.chance.choice(self.kinds)
         self.faults[kind] = self.faults.get(kind, 0) + 1
         self.world.note("trouble", kind)
@@ -287,14 +330,29 @@ class Run:
         self.store.full = True
         self._for_a_while(15.0, lambda: setattr(self.store, "full", False))
 
+    def _fault_vanish(self) -> None:
+        """A segment goes that no point names yet, as its commit arrives: say an administrator tidies up."""
+
+        def vanish(proposal: PointProposal) -> None:
+            if any(point.nonce == proposal.nonce for point in self.oracle.counted.values()):
+                return  # the repetition of a commit
+            for ref in proposal.segments[:1]:
+                self.store.inner.delete(segment_name(MACHINE, ref.epoch, ref.disk, ref.id))
+                self.network.before_commit = lambda _: None
+
+        self.network.before_commit = vanish
+
     def _fault_tracking(self) -> None:
         self.source.fabric.lose_tracking(MACHINE)
 
     def _fault_resize(self) -> None:
+        """Never smaller and larger again unseen: no hypervisor's tracking tells of that (docs/proof.md)."""
         chance, source = self.world.chance, self.source
+        newest = self.oracle.newest_of(source.name)
         disk = chance.choice(sorted(self.keys))
         size = chance.choice([12 * KIB, 40 * KIB + 512, 64 * KIB, 100 * KIB, 132 * KIB + 1024])
-        source.fabric.resize(MACHINE, disk, size)
+        if newest is None or len(newest.content[disk]) <= len(source.content()[disk]):
+            source.fabric.resize(MACHINE, disk, size)
 
     def _fault_busy(self) -> None:
         fabric = self.source.fabric
@@ -314,7 +372,10 @@ class Run:
 
     def _fault_clock(self) -> None:
         clock = self.world.chance.choice([self.source.clock, self.target.clock])
-        clock.skew += self.world.chance.choice([-3600.0, -30.0, 30.0, 86400.0])
+        seconds = self.world.chance.choice([-3600.0, -30.0, 30.0, 86400.0])
+        clock.skew += seconds
+        if clock is self.target.clock and seconds == 30.0:
+            self.oracle.reach_seconds = None  # windows are counted by this clock; a large jump it notices
 
     def _fault_restart(self) -> None:
         self.source.stop()
@@ -386,12 +447,14 @@ class Run:
 
 
 @contextmanager
-def _small() -> Iterator[None]:
-    changed = [(owner, name, getattr(owner, name)) for owner, name, _ in SMALL]
+def _small(run: Run) -> Iterator[None]:
+    values: list[tuple[object, str, object]] = [*SMALL, (tables, "boot_id", lambda: run.target.boot)]
+    values += [(m, "LEVELS", LEVELS) for n, m in product_modules() if hasattr(m, "LEVELS")]
+    changed = [(owner, name, getattr(owner, name)) for owner, name, _ in values]
     defaults = seed.Seed.__init__.__kwdefaults__ or {}
     slice_bytes = defaults["slice_bytes"]
-    for owner, name, value in SMALL:
-        setattr(owner, name, value)
+    for owner, name, put in values:
+        setattr(owner, name, put)
     defaults["slice_bytes"] = SLICE_BYTES
     try:
         yield
@@ -422,7 +485,7 @@ def run_seed(seed_number: int, *, change: Callable[[Run], None] | None = None) -
     gc.disable()  # frames of killed processes must not be torn down in the middle of a run
     run = Run(seed_number, directory)
     try:
-        with run.world.installed(), _small():
+        with run.world.installed(), _small(run):
             try:
                 if change is not None:
                     change(run)

@@ -24,11 +24,10 @@ from secondsite.transfer.retry import RetryPolicy
 from secondsite.transfer.sender import LinkShipper
 from secondsite.transfer.spool import Spool
 from support.sim_devices import Network, SimLink
-from support.sim_kernel import Process, RunFailed, SimClock, World
+from support.sim_kernel import Process, RunFailed, SimClock, SimLock, World
 from support.sim_oracle import Oracle
 
 GUARD_SECONDS = 3.0  # after which it ends the job of a gateway that died
-INTERNAL = {"replicate.internal-error", "ship.internal-error", "promote.internal-error"}
 
 
 class Events:
@@ -51,7 +50,7 @@ class Events:
         self.codes.append(code)
         self.texts.append(f"{self._world.now:9.3f} {self._who} {code}: {text}")
         self._world.note("event", self._who, code)
-        if code in INTERNAL:
+        if code.endswith("internal-error"):
             self._world.fail(f"{self._who}: {text}", sys.exc_info()[1])  # emitted where it was caught
 
 
@@ -114,6 +113,7 @@ class SourceSite:
         self.starts = 0
         self.asked = 0  # points asked for, and given
         self.given = 0
+        self._change = SimLock(world)  # commands that begin or end protection come one after the other
 
     # -- the guest --------------------------------------------------------------------------------
 
@@ -156,7 +156,8 @@ class SourceSite:
         self.starts += 1
         self.world.note("starts", self.name)
         self.gateway = self.world.process(self.name, self.clock)
-        self.replication = None
+        self.replication, self.shipper = None, None
+        self._change = SimLock(self.world)
         self.gateway.spawn(self._main)
 
     def _main(self) -> None:
@@ -180,7 +181,8 @@ class SourceSite:
         )
         self.link = link
         if self.protected:
-            self.protect()
+            with self._change:
+                self.protect()
 
     def protect(self) -> None:
         """Begin replication, in a task of the gateway."""
@@ -243,15 +245,16 @@ class SourceSite:
 
     def stop(self) -> None:
         """An orderly end, in the background; `running` tells when it is over."""
-        gateway, replication, shipper = self.gateway, self.replication, self.shipper
+        gateway, shipper = self.gateway, self.shipper
         if gateway is None or not gateway.alive or shipper is None:
             return
 
         def work() -> None:
-            shipper.close()
-            if replication is not None:
-                replication.stop()
-            self.replication = None
+            with self._change:
+                shipper.close()
+                if self.replication is not None:
+                    self.replication.stop()
+                self.replication = None
             self.world.note("stopped", self.name)
             gateway.alive = False
 
@@ -309,9 +312,12 @@ class SourceSite:
         """``unprotect``; everything of ours must be gone afterwards."""
 
         def work(replication: Replication) -> None:
-            self.protected = False
-            self.replication = None
-            replication.unprotect()
+            with self._change:
+                if replication is not self.replication:
+                    return
+                self.protected = False
+                self.replication = None
+                replication.unprotect()
             assert self.shipper is not None
             left = self.fabric.open_source(self.machine).checkpoints()
             if left or self.shipper.shipments(self.machine):
@@ -326,8 +332,14 @@ class SourceSite:
         gateway = self.gateway
         if self.protected or self.replication is not None or gateway is None or not gateway.alive:
             return
-        if any(task.name == "unprotect" and not task.done for task in gateway.tasks):
+        if self.shipper is None:
             return
-        self.protected = True
+
+        def work() -> None:
+            with self._change:
+                if self.replication is None and not self.protected:
+                    self.protected = True
+                    self.protect()
+
         self.world.note("command", self.name, "protect")
-        gateway.spawn(self.protect, "protect")
+        gateway.spawn(work, "protect")

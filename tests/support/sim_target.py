@@ -2,22 +2,32 @@
 
 from __future__ import annotations
 
+import contextlib
+import random
+import uuid
 from collections.abc import Callable
+from pathlib import Path
 
 from secondsite.base.errors import SecondsiteError
 from secondsite.base.units import KIB
+from secondsite.gateway.digestservice import DigestService
+from secondsite.gateway.fingerprints import Fingerprints
 from secondsite.gateway.receive import GatewayReceiver, PeerRule
+from secondsite.gateway.retention import Retention
 from secondsite.journal.bases import BaseImage
 from secondsite.journal.bases_memory import MemoryBase
 from secondsite.journal.chain import Journal
 from secondsite.journal.chain_errors import HeadMoved, PointUnknown
 from secondsite.journal.keys import KeyRing, VaultKey
-from secondsite.journal.promote import promote
+from secondsite.journal.merge import Cancelled, NotMergeable, merge
+from secondsite.journal.promote import OpenBase, promote
 from secondsite.journal.state import BaseState
 from secondsite.journal.store import StoreFull, StoreUnavailable
-from secondsite.journal.sweep import garbage
+from secondsite.journal.sweep import delete_promoted, delete_retired, garbage
 from secondsite.journal.view import BaseOf, open_view
 from secondsite.model.ids import DiskId, MachineId
+from secondsite.model.points import Point
+from secondsite.model.retention import Policies, RetentionPolicy
 from support.sim_devices import Network, SimBase, SimStore
 from support.sim_kernel import Process, RunFailed, SimClock, World
 from support.sim_oracle import Oracle
@@ -30,15 +40,23 @@ class TargetSite:
     """Everything at the target."""
 
     def __init__(
-        self, world: World, *, machine: MachineId, network: Network, oracle: Oracle, vault: VaultKey
+        self,
+        world: World,
+        directory: Path,
+        *,
+        machine: MachineId,
+        network: Network,
+        oracle: Oracle,
+        vault: VaultKey,
+        policy: RetentionPolicy | None,
+        fingerprints: bool,
     ) -> None:
-        self.world, self.machine, self.network, self.oracle, self.vault = (
-            world,
-            machine,
-            network,
-            oracle,
-            vault,
-        )
+        """policy: of the retention; None: there is none, merges and promotions are asked for."""
+        self.world, self.machine, self.network = world, machine, network
+        self.oracle, self.vault = oracle, vault
+        self.directory, self.policy, self.with_fingerprints = directory, policy, fingerprints
+        self.boots = random.Random(world.seed)
+        self.boot = self._new_boot()
         self.store: SimStore = oracle.store
         self.bases: dict[str, MemoryBase] = {}  # by identity
         self.clock = SimClock(world)
@@ -49,6 +67,9 @@ class TargetSite:
         self.tasks = 0
 
     # -- bases ------------------------------------------------------------------------------------
+
+    def _new_boot(self) -> bytes:
+        return uuid.UUID(int=self.boots.getrandbits(128)).bytes
 
     def open_base(self, disk: DiskId, size_bytes: int, known: BaseState | None) -> BaseImage:
         """See `promote.OpenBase`."""
@@ -67,6 +88,10 @@ class TargetSite:
 
         return base_of
 
+    def ring_of(self, journal: Journal) -> KeyRing:
+        """The machine's data keys."""
+        return KeyRing(self.store, journal.machine, self.vault)
+
     def check(self, *, every: bool) -> None:
         """Hold the replica against the oracle, now."""
         self.oracle.check(self.bases_of(self.oracle.journal()), every=every)
@@ -83,11 +108,60 @@ class TargetSite:
         assert not self.running, "one at a time"
         self.world.note("starts", "gateway-b")
         self.gateway = self.world.process("gateway-b", self.clock)
+        self.gateway.spawn(self._main, "main")
+
+    def _main(self) -> None:
+        gateway = self.gateway
+        assert gateway is not None
+        self._open()
+        # only now: who asks meanwhile finds nobody
+        self.network.server, self.network.receiver = gateway, self.receiver
+        self._restore_exports()
+
+    def _open(self) -> None:
+        def opener(journal: Journal) -> OpenBase:
+            return self.open_base
+
+        fingerprints = retention = None
+        if self.with_fingerprints:
+            fingerprints = Fingerprints(
+                self.directory,
+                vault=self.vault,
+                bases_of=self.bases_of,
+                clock=self.clock,
+                events=self.events,
+            )
+        if self.policy is not None:
+            retention = Retention(
+                self.store,
+                Policies(default=self.policy),
+                vault=self.vault,
+                open_base=opener,
+                clock=self.clock,
+                events=self.events,
+            )
+
+        def committed(journal: Journal, point: Point) -> None:
+            if fingerprints is not None:
+                fingerprints.committed(journal, point)
+            if retention is not None:
+                retention.committed(journal, point)
+
+        digests = None
+        if fingerprints is not None:
+            digests = DigestService(fingerprints, vault=self.vault, bases_of=self.bases_of, clock=self.clock)
         self.receiver = GatewayReceiver(
-            self.store, vault=self.vault, peers=PEERS, clock=self.clock, events=self.events
+            self.store,
+            vault=self.vault,
+            peers=PEERS,
+            clock=self.clock,
+            events=self.events,
+            fingerprints=fingerprints.of if fingerprints is not None else None,
+            on_commit=committed,
+            digests=digests,
         )
-        self.network.server, self.network.receiver = self.gateway, self.receiver
-        self.gateway.spawn(self._restore_exports, "restore")
+        if retention is not None:
+            retention.start()
 
     def kill(self) -> None:
         """SIGKILL; the store and the bases keep what they were given."""
@@ -104,6 +178,7 @@ class TargetSite:
         for process in self.exports.values():
             process.alive = False
         self.exports.clear()
+        self.boot = self._new_boot()
         self.store.power_cut()
         for identity, base in sorted(self.bases.items()):
             count = base.unsynced_count
@@ -113,7 +188,7 @@ class TargetSite:
     def work(self, what: str, do: Callable[[Journal], None]) -> None:
         """What the gateway does with the journal, in a task of its own; a full or failing store ends it."""
         gateway = self.gateway
-        if gateway is None or not gateway.alive:
+        if gateway is None or not gateway.alive or self.network.server is not gateway:
             return
         journal = self.receiver.journal(self.machine)
         self.world.note("command", "gateway-b", what)
@@ -121,7 +196,7 @@ class TargetSite:
         def run() -> None:
             try:
                 do(journal)
-            except (StoreFull, StoreUnavailable, HeadMoved):
+            except (StoreFull, StoreUnavailable, HeadMoved, NotMergeable, Cancelled):
                 return
             except PointUnknown as error:
                 self.world.note("too late", what, error.fields.get("number"))
@@ -132,7 +207,7 @@ class TargetSite:
 
     def promote(self, number: int) -> None:
         """Bring the bases up to a point."""
-        self.oracle.allowed_floor = max(self.oracle.allowed_floor, number)
+        self.oracle.allowed_floor = max(self.oracle.allowed_floor or 0, number)
 
         def do(journal: Journal) -> None:
             keys = KeyRing(self.store, self.machine, self.vault)
@@ -141,12 +216,25 @@ class TargetSite:
 
         self.work("promote", do)
 
+    def merge(self, after: int, last: int) -> None:
+        """Make one point of several."""
+
+        def do(journal: Journal) -> None:
+            keys = KeyRing(self.store, self.machine, self.vault)
+            done = merge(journal, after, last, keys, clock=self.clock)
+            self.world.note("merged", done.first, done.last, done.points)
+            delete_retired(journal, clock=self.clock)
+
+        self.work("merge", do)
+
     def collect(self) -> None:
         """Remove garbage."""
 
         def do(journal: Journal) -> None:
             for name in garbage(journal):
                 self.store.delete(name)
+            delete_promoted(journal, clock=self.clock)
+            delete_retired(journal, clock=self.clock)
 
         self.work("collect", do)
 
@@ -175,7 +263,7 @@ class TargetSite:
 
     def end_export(self, holder: str) -> None:
         """Clean up; asked again while no gateway answers."""
-        if not self.running:
+        if not self.running or self.network.server is not self.gateway:
             self.world.at(5.0, lambda: self.end_export(holder))
             return
         process = self.exports.pop(holder, None)
@@ -184,10 +272,10 @@ class TargetSite:
         self.held.pop(holder, None)
 
         def do(journal: Journal) -> None:
-            try:
+            with contextlib.suppress(SecondsiteError):
                 journal.unpin(holder)
-            except SecondsiteError:
-                self.world.at(5.0, lambda: self.end_export(holder))
+                return
+            self.world.at(5.0, lambda: self.end_export(holder))
 
         self.work("unpin", do)
 
