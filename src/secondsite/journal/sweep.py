@@ -49,8 +49,8 @@ def delete_promoted(journal: Journal, *, clock: Clock) -> int:
                 journal.store.delete(journal.segment_name(segment))
                 crash_point(DURING_DELETE)
                 deleted += 1
-        if record.number < state.floor:
-            journal.store.delete(name)  # the floor's own record anchors the chain
+        if record.number < min(state.floor, state.promoted):
+            journal.store.delete(name)  # the last promoted record anchors the chain
     return deleted
 
 

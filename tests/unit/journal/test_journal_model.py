@@ -12,7 +12,7 @@ from secondsite.journal import promote as promotion
 from secondsite.journal.base_sums import differing, read_sums
 from secondsite.journal.chain_errors import EpochSuperseded, ParentMismatch, SegmentsMissing
 from secondsite.journal.names import parse_segment_name, segments_prefix
-from secondsite.journal.sweep import garbage
+from secondsite.journal.sweep import delete_promoted, garbage
 from secondsite.model.ids import DiskId
 from secondsite.model.points import PointProposal
 from support.journal_model import DISKS, SUB, PowerCut, Replica
@@ -254,6 +254,22 @@ def test_garbage_spares_what_a_pinned_reader_has_open() -> None:
     orphan = replica.segment(DISKS[0], 1, [(1, 1, "random")])
     assert garbage(replica.journal) == [replica.journal.segment_name(orphan)]
     replica.check_views()
+
+
+def test_deleting_after_a_promotion_was_cut_off_keeps_the_chains_anchor(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The chain is read from the last promoted record on, which then lies below the floor."""
+    replica = Replica(11)
+    replica.claim()
+    numbers = [replica.random_point().number for _ in range(5)]
+    replica.promote(numbers[0])
+    cut_off_at(replica, "_write_bases", numbers[3], monkeypatch)
+    delete_promoted(replica.journal, clock=replica.clock)
+    replica.restart()
+    replica.check()
+    replica.promote(numbers[3])
+    replica.check()
 
 
 def test_sums_follow_a_disk_that_grew_though_the_promotion_was_cut_off(
