@@ -137,12 +137,9 @@ class LocalStore:
     def read(self, key: str, start: int, length: int) -> bytes:
         """Part of an object; see the protocol. Keeps recently read files open: objects never change."""
         with self._errors(key), self._open_files.borrow(key, self._root / key) as fd:
-            data = os.pread(fd, length, start)
-            while len(data) < length:
-                more = os.pread(fd, length - len(data), start + len(data))
-                if not more:
-                    raise EOFError(f"{key} ends before {start + length}")
-                data += more
+            data = read_up_to(fd, start, length)
+        if len(data) < length:
+            raise EOFError(f"{key} ends before {start + length}")
         return data
 
     def size(self, key: str) -> int:
@@ -316,7 +313,7 @@ class LocalStagedObject:
     def read_back(self, start: int, length: int) -> bytes:
         """Bytes staged so far; short at the end."""
         with self._lock, self._store._errors(self._key):  # noqa: SLF001
-            return os.pread(self._held(), length, start)
+            return read_up_to(self._held(), start, length)
 
     def publish(self) -> None:
         """Make it durable and visible; see the protocol."""
@@ -326,8 +323,9 @@ class LocalStagedObject:
                 self._store._publish(fd, self._temporary, self._path, self._key)  # noqa: SLF001
                 _drop_cache(fd)
             except OSError as error:
-                if error.errno == errno.EIO:
-                    # after a failed sync the kernel may have dropped the bytes: none of them is trusted
+                if error.errno == errno.EIO and os.fstat(fd).st_nlink == 1:
+                    # after a failed sync the kernel may have dropped the bytes: none of them is trusted; once
+                    # the object has its name they are synced, and it is the name's sync that failed
                     os.ftruncate(fd, 0)
                     self._offset = 0
                 raise
@@ -432,6 +430,17 @@ def _drop_cache(fd: int) -> None:
     """
     with contextlib.suppress(OSError):  # advice; not every file system takes it
         os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
+
+
+def read_up_to(fd: int, start: int, length: int) -> bytes:
+    """`length` bytes from `start`; fewer only at the file's end."""
+    data = os.pread(fd, length, start)
+    while len(data) < length:
+        more = os.pread(fd, length - len(data), start + len(data))
+        if not more:
+            break
+        data += more
+    return data
 
 
 def write_all(fd: int, data: bytes | bytearray | memoryview) -> int:
