@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
+from cyclopts import Parameter
+
+from secondsite.base.errors import InvalidInput
 from secondsite.base.units import format_bytes, format_seconds
 from secondsite.cli.common import LISTING, REACH, Listing, Reach
 from secondsite.cli.output import print_json, short_time
@@ -60,7 +63,15 @@ def hold(
     print(f"let it go before that with `secondsite points release {machine} {word}`")
 
 
-def release(machine: str, hold: str, /, *, reach: Reach = REACH, listing: Listing = LISTING) -> None:
+def release(
+    machine: str,
+    hold: str | None = None,
+    /,
+    *,
+    lost: Annotated[bool, Parameter(negative="")] = False,
+    reach: Reach = REACH,
+    listing: Listing = LISTING,
+) -> None:
     """End holds before their time: the one of a name, or all of a point. The retention looks at once.
 
     For example:
@@ -69,18 +80,27 @@ def release(machine: str, hold: str, /, *, reach: Reach = REACH, listing: Listin
 
         secondsite points release shop audit
 
+        secondsite points release shop --lost
+
     Parameters
     ----------
     machine
         Name or id of a machine kept at that site.
     hold
         The hold's name, or the number of the point.
+    lost
+        Instead: what is held for exports and test machines that this gateway does not know, because the one
+        that served them was lost. Not while somebody works with `secondsite rescue` on the same store.
     """
+    if (hold is None) is not lost:
+        raise InvalidInput(what="points release", why="it takes a hold's name or a point's number, or --lost")
     with reach.open() as client:
-        let_go = client.release(machine, hold)
+        let_go = client.release_lost(machine) if hold is None else client.release(machine, hold)
     if listing.json:
         print_json(let_go)
         return
+    if not let_go:
+        print(f"nothing of {machine} is held by exports that are unknown here")
     for held in let_go:
         print(f"point {held.number} of {machine} ({short_time(held.at)}) is not held any more")
 

@@ -184,6 +184,10 @@ class GatewayClient:
         path = f"/v1/machines/{quote(machine, safe='')}/holds/{quote(hold, safe='')}"
         return self._request("DELETE", path, list[HeldPoint])
 
+    def release_lost(self, machine: str) -> list[HeldPoint]:
+        """Let go of points held for exports the gateway does not know."""
+        return self._request("DELETE", f"/v1/machines/{quote(machine, safe='')}/lost-holds", list[HeldPoint])
+
     def exports(self, machine: str) -> list[ExportStatus]:
         """What is served now."""
         return self._request("GET", f"/v1/machines/{quote(machine, safe='')}/exports", list[ExportStatus])

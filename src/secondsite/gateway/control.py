@@ -199,6 +199,7 @@ class ControlApi:
             ("GET", "/v1/machines/{machine}/retention", self.retention),
             ("POST", "/v1/machines/{machine}/holds", self.hold),
             ("DELETE", "/v1/machines/{machine}/holds/{hold}", self.release),
+            ("DELETE", "/v1/machines/{machine}/lost-holds", self.release_lost),
             ("GET", "/v1/machines/{machine}/exports", self.exports),
             ("POST", "/v1/machines/{machine}/exports", self.start_export),
             ("DELETE", "/v1/machines/{machine}/exports/{id}", self.end_export),
@@ -379,6 +380,10 @@ class ControlApi:
         """Let go of what is held by a name, or of a point."""
         hold = request.path_params["hold"]
         return await _call(lambda: self._holds().release(self._replica(request), hold))
+
+    async def release_lost(self, request: Request) -> Response:
+        """Let go of what exports of a lost gateway hold."""
+        return await _call(lambda: self._holds().release_lost(self._replica(request)))
 
     async def exports(self, request: Request) -> Response:
         """What of the machine is served now."""

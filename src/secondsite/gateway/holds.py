@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 
 from secondsite.base.clock import Clock
@@ -21,8 +21,10 @@ from secondsite.journal.chain import Journal
 from secondsite.journal.state import Pin, State
 from secondsite.model.events import EventSink, Severity
 from secondsite.model.ids import MachineId
+from secondsite.model.points import Point
 
 PREFIX = "hold:"
+EXPORT_PREFIX = "export:"  # as gateway.exports names its holders
 HOLD_DAYS_MAX = 3660
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}\Z")
 
@@ -56,9 +58,11 @@ class Holds:
         *,
         clock: Clock,
         events: EventSink,
+        served: Callable[[MachineId], Collection[str]] = lambda _: (),
         released: Callable[[], None] = lambda: None,
     ) -> None:
-        """released: told after points were let go, e.g. to have the retention look at once."""
+        """served: holders whose exports this gateway knows. released: told after points were let go."""
+        self._served = served
         self._journal = journal
         self._clock = clock
         self._events = events
@@ -114,15 +118,33 @@ class Holds:
                 names = ", ".join(f"{pin.holder.removeprefix(PREFIX)} (point {pin.number})" for pin in pins)
                 known = f"there are {names}" if names else "there is none"
                 raise HoldUnknown(machine=title, wanted=wanted[:80], known=known)
-            for pin in found:
-                journal.unpin(pin.holder)
-        for pin in found:
+            return self._let_go(journal, found, points)
+
+    def release_lost(self, machine: MachineId) -> list[HeldPoint]:
+        """Let go of points held for exports that this gateway does not know: of one that was lost.
+
+        Also of a rescue that is running on the same store: a person says that there is none.
+        """
+        journal = self._journal(machine)
+        with self._lock:
+            points = {point.number: point for point in journal.points()}
+            known = self._served(machine)
+            lost = [
+                pin
+                for pin in journal.state().pins
+                if pin.holder.startswith(EXPORT_PREFIX) and pin.holder not in known
+            ]
+            return self._let_go(journal, lost, points)
+
+    def _let_go(self, journal: Journal, pins: Sequence[Pin], points: Mapping[int, Point]) -> list[HeldPoint]:
+        for pin in pins:
+            journal.unpin(pin.holder)
+        for pin in pins:
             text = f"point {pin.number} of {points[pin.number].machine_name} is no longer held"
-            self._tell("point.released", f"{text} ({pin.reason})", machine, pin.number, pin.holder)
-        self._released()
-        return [
-            HeldPoint(number=pin.number, at=points[pin.number].given_at, hold=_hold(pin)) for pin in found
-        ]
+            self._tell("point.released", f"{text} ({pin.reason})", journal.machine, pin.number, pin.holder)
+        if pins:
+            self._released()
+        return [HeldPoint(number=pin.number, at=points[pin.number].given_at, hold=_hold(pin)) for pin in pins]
 
     def _tell(self, code: str, text: str, machine: MachineId, number: int, holder: str) -> None:
         self._events.emit(code, Severity.INFORMATION, text, machine=machine, number=number, holder=holder)

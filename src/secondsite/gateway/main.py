@@ -91,12 +91,7 @@ class Gateway:
                 recovery = self._open_recovery(store, fabric)
                 scrubs = self._open_scrubs(store)
                 retention = self._open_retention(store, scrubs)
-                holds = Holds(
-                    recovery.journal,
-                    clock=self.clock,
-                    events=self.events,
-                    released=retention.look_now if retention else lambda: None,
-                )
+                holds = self._open_holds(recovery, retention)
                 if retention is not None:
                     reports = RetentionReports(recovery.journal, retention, clock=self.clock)
                     self._open_target(store, retention)
@@ -206,6 +201,15 @@ class Gateway:
         retention.start()
         self._stop.callback(retention.close)
         return retention
+
+    def _open_holds(self, recovery: Recovery, retention: Retention | None) -> Holds:
+        return Holds(
+            recovery.journal,
+            clock=self.clock,
+            events=self.events,
+            served=lambda machine: [export.holder for export in recovery.exports(machine)],
+            released=retention.look_now if retention else lambda: None,
+        )
 
     def _open_target(self, store: ObjectStore, retention: Retention) -> None:
         config = self._config

@@ -151,13 +151,17 @@ class Board:
         rpo = self.rpo_seconds()
         with self._lock:
             point = self._point
+            health, note = self._health, self._note
+            if self._rpo_missed and health is Health.NORMAL:
+                health = Health.WARNING
+                note = "its newest point is older than it should be, see `secondsite events`"
             consistency: Consistency | None = point.consistency if point else None
             return ProtectionStatus(
                 machine=self._machine,
                 name=self._name,
                 peer=self._peer,
                 state=ProtectionState(self.state.value),
-                health=self._health,
+                health=health,
                 copy_frequency_seconds=self.frequency_seconds,
                 epoch=self.epoch,
                 first_copy=_first_copy(self.progress),
@@ -172,7 +176,7 @@ class Board:
                 total_sent_bytes=self._sent_all,
                 spool_bytes=spool_bytes,
                 last_consistency=consistency,
-                note=self._note,
+                note=note,
             )
 
 

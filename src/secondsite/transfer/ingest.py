@@ -19,6 +19,7 @@ from secondsite import __version__
 from secondsite.base.clock import Clock
 from secondsite.base.errors import SecondsiteError
 from secondsite.base.units import KIB, MIB
+from secondsite.journal.store import StoreFull
 from secondsite.model.events import EventSink, Severity
 from secondsite.model.points import PointProposal
 from secondsite.transfer import wire
@@ -288,7 +289,9 @@ class _Exchange:
                 return Answer(405, _error_body(error), {"allow": ", ".join(wire.METHODS[route.kind])})
             return self._dispatch(peer, method, route)
         except SecondsiteError as error:
-            severity = Severity.INFORMATION if error.retryable else Severity.WARNING
+            # no room passes only when a person makes some; the source asks ever more rarely
+            quiet = error.retryable and not isinstance(error, StoreFull)
+            severity = Severity.INFORMATION if quiet else Severity.WARNING
             text = f"{peer.name}, {method} {target[:200]}: {error}"
             self._events.emit("ingest.request-refused", severity, text)
             return _failure(error)

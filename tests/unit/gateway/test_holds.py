@@ -25,10 +25,12 @@ class Rig:
         self.replica.claim()
         self.events = EventLog(self.replica.clock)
         self.looks = 0
+        self.served: list[str] = []
         self.holds = Holds(
             lambda machine: self.replica.journal,
             clock=self.replica.clock,
             events=self.events,
+            served=lambda machine: self.served,
             released=self.look,
         )
         self.upkeep = Upkeep(
@@ -215,3 +217,17 @@ def test_a_hold_is_no_reader_what_merging_replaces_is_deleted_at_once(bases: boo
     rig.points(3)
     rig.settle()
     rig.replica.check_views()
+
+
+def test_what_a_lost_gateway_served_is_let_go_and_nothing_else() -> None:
+    rig = Rig(bases=True)
+    rig.points(3)
+    rig.hold("2", name="a")
+    rig.served = ["export:user-1"]
+    for holder in ("export:user-1", "export:user-2", "export:test-3", "scrub:4"):
+        rig.replica.journal.pin(3, holder, "served")
+    assert [one.hold.holder for one in rig.holds.release_lost(MACHINE)] == ["export:user-2", "export:test-3"]
+    assert {pin.holder for pin in rig.replica.journal.state().pins} == {"hold:a", "export:user-1", "scrub:4"}
+    assert rig.looks == 1
+    assert rig.holds.release_lost(MACHINE) == []
+    assert rig.looks == 1

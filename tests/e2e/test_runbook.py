@@ -1,0 +1,168 @@
+"""RUNBOOK.md, page by page: the situation is made to happen, the page's commands are typed as they stand.
+
+Most pages need no guest: two gateways over real sockets, with the hypervisor's twin at A. `support.hosts`
+gives each host a root of its own, so that the paths of the pages are typed as they are. The rescue boots a
+real machine at a site of the lab.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from secondsite.gateway import status
+from support.hosts import MACHINE, Hosts, two_hosts
+from support.runbook import DO, SURE, WORKED, Page, Step, page, walk
+
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300)]
+
+
+@pytest.fixture
+def hosts() -> Iterator[Hosts]:
+    with tempfile.TemporaryDirectory(prefix="rb") as name, two_hosts(Path(name)) as made:
+        yield made
+
+
+def be_sure(hosts: Hosts, page: Page) -> list[str]:
+    return walk(page.steps(SURE), hosts.run, repeat=True, evidence=hosts.evidence)
+
+
+def do(hosts: Hosts, steps: list[Step]) -> list[str]:
+    return walk(steps, hosts.run, repeat=False, evidence=hosts.evidence)
+
+
+def see_that_it_worked(hosts: Hosts, page: Page) -> None:
+    walk(page.steps(WORKED), hosts.run, repeat=True, evidence=hosts.evidence)
+
+
+def test_lag_grows(hosts: Hosts, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The gateway at B stopped, and the link carries a tenth of what changes."""
+    monkeypatch.setattr(status, "RPO_GRACE_SECONDS", 2.0)
+    hosts.write_config("A", bandwidth_bytes_per_second=2_000_000.0)
+    hosts.start("B")
+    hosts.start("A")
+    hosts.protect()
+    before = hosts.points()
+    hosts.stop("B")
+    hosts.busy(bytes_per_second=20_000_000)
+    lag = page("lag grows")
+    be_sure(hosts, lag)
+    do(hosts, lag.steps(DO))
+    see_that_it_worked(hosts, lag)
+    assert (hosts.status().rpo_seconds or 99) < 15
+    hosts.check_newest()
+    # nothing of before was copied again or given up
+    after = {point.number: point.at for point in hosts.points()}
+    assert all(after[point.number] == point.at for point in before)
+    assert {point.epoch for point in hosts.points()} == {1}
+
+
+@pytest.fixture
+def small_volume(hosts: Hosts) -> Iterator[Path]:
+    """B's store on a file system of its own, of 24 MiB."""
+    place = hosts.path("B", "/srv/replicas")
+    place.mkdir(parents=True)
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=24m", "tmpfs", place], check=True)
+    yield place
+    hosts.close()
+    subprocess.run(["umount", "-l", place], check=True)
+
+
+def fill(hosts: Hosts) -> None:
+    """Write until the store at B has no room, and a little more."""
+    seen = hosts.codes("A").count("ship.link-trouble")
+    hosts.busy(bytes_per_second=8_000_000)
+    hosts.until(lambda: hosts.codes("A").count("ship.link-trouble") > seen, "a full store")
+    hosts.quiet()
+
+
+def test_store_full(hosts: Hosts, small_volume: Path) -> None:
+    hosts.start("B")
+    hosts.start("A")
+    hosts.protect()
+    full = page("store full")
+    fill(hosts)
+    be_sure(hosts, full)
+    assert "ingest.request-refused" in hosts.codes("B")
+    kept = hosts.points()
+    assert hosts.read_point(kept[-1].number), "what is in a full store can be read"
+    # 1. it grows: nothing is restarted
+    subprocess.run(["mount", "-o", "remount,size=64m", small_volume], check=True)
+    hosts.until(lambda: hosts.codes("A")[-1] != "ship.link-trouble", "replication goes on by itself")
+    hosts.check_newest()
+    # 2. it is full again, and cannot grow
+    fill(hosts)
+    do(hosts, full.steps(DO))
+    see_that_it_worked(hosts, full)
+    hosts.check_newest()
+    after = {point.number: point.at for point in hosts.points()}
+    assert all(after[point.number] == point.at for point in kept)
+
+
+def test_source_lost_its_tracking(hosts: Hosts) -> None:
+    hosts.start("B")
+    hosts.start("A")
+    hosts.protect()
+    before = hosts.points()[-1]
+    content = hosts.read_point(before.number)
+    hosts.fabric.write(hosts.machine, "vda", 3 * 65536, b"while nobody looked" * 500)
+    hosts.fabric.lose_tracking(hosts.machine)
+    lost = page("source lost its tracking")
+    be_sure(hosts, lost)
+    do(hosts, lost.steps(DO))
+    see_that_it_worked(hosts, lost)
+    hosts.check_newest()
+    assert hosts.read_point(before.number) == content
+
+
+def of_host(steps: list[Step], host: str) -> list[Step]:
+    """A page that speaks of either host, read at one of them: the other's own steps are left out."""
+    name = {"A": "gateway-a", "B": "gateway-b"}
+    other = "B" if host == "A" else "A"
+    first = next(i for i, step in enumerate(steps) if step.command.startswith("systemctl start")) + 1
+    own = [Step(host, step.command.replace(name["B"], name[host]), step.expected) for step in steps[:first]]
+    return own + [step for step in steps[first:] if step.host != other]
+
+
+def test_gateway_lost_at_the_target(hosts: Hosts) -> None:
+    """Killed while somebody looks at a point; its host, state and cache are gone."""
+    hosts.start("B")
+    hosts.start("A")
+    hosts.protect()
+    before = hosts.points()
+    hosts.shell("B", f"secondsite points export {MACHINE} latest --socket-dir /run/secondsite/look --keep")
+    hosts.lose("B", keep=("/srv/replicas", "/srv/bases"))
+    gone = page("gateway lost")
+    printed = be_sure(hosts, gone)
+    assert "No gateway answers" in printed[1]
+    do(hosts, of_host(gone.steps(DO), "B"))
+    see_that_it_worked(hosts, gone)
+    hosts.check_newest()
+    after = {point.number: point for point in hosts.points()}
+    assert all(after[point.number].at == point.at for point in before)
+    assert not any(point.held_by for point in after.values())
+
+
+def test_gateway_lost_at_the_source(hosts: Hosts) -> None:
+    """The machine runs on, on its own storage; the gateway's host, state and cache are gone."""
+    hosts.start("B")
+    hosts.start("A")
+    hosts.protect()
+    before = hosts.points()
+    hosts.lose("A")
+    hosts.fabric.write(hosts.machine, "vdb", 65536, b"nobody was there to see it" * 100)
+    hosts.fabric.lose_tracking(hosts.machine)  # the hypervisor is another one
+    gone = page("gateway lost")
+    printed = be_sure(hosts, gone)
+    assert "No gateway answers" in printed[0]
+    do(hosts, of_host(gone.steps(DO), "A"))
+    see_that_it_worked(hosts, gone)
+    hosts.check_newest()
+    after = {point.number: point for point in hosts.points()}
+    assert all(after[point.number].at == point.at for point in before)
+    # it was compared, not copied
+    assert "replicate.resynced" in hosts.codes("A")
