@@ -22,8 +22,11 @@ A, B = "gateway-a", "gateway-b"
 class Pair:
     """`root` holds everything; a short path, since control sockets lie below it."""
 
-    def __init__(self, root: Path, *, cache_limit_bytes: int = GIB, store: str | None = None) -> None:
-        """store: the URL of B's store, instead of a directory."""
+    def __init__(
+        self, root: Path, *, cache_limit_bytes: int = GIB, store: str | None = None, bases: bool = False
+    ) -> None:
+        """store: the URL of B's store, instead of a directory. bases: B promotes into images."""
+        self.bases = bases
         self.root = root
         self.vault = VaultKey.create()
         (root / "safe").mkdir(parents=True)
@@ -52,6 +55,9 @@ class Pair:
         ]
         if listen is not None:
             lines.append(f"store = {json.dumps(self.store)}")
+        if listen is not None and self.bases:
+            (home / "bases").mkdir(exist_ok=True)
+            lines.append(f"base_dir = {json.dumps(str(home / 'bases'))}")
         lines += ["[tls]", *(f"{k} = {json.dumps(str(home / 'tls' / v))}" for k, v in self._tls(name))]
         if listen is not None:
             lines += ["[listen]", 'host = "127.0.0.1"', f"port = {listen}"]
@@ -84,6 +90,9 @@ class Pair:
         gateway = Gateway(load_config(self.config_a(address)), fabric=fabric)
         gateway.start()
         return gateway
+
+    def client_b(self) -> GatewayClient:
+        return GatewayClient(self.root / B / "c.sock")
 
     def client_a(self) -> GatewayClient:
         return GatewayClient(self.root / A / "c.sock")

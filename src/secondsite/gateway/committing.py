@@ -90,6 +90,7 @@ class Committing:
         if captured.logs is not None:
             captured.logs.fold(epoch=point.epoch, point=point.number)
         self._board.committed(point)
+        self._bench.mending.committed(point)
         with self._changed:
             self._wishes.committed(captured, point)
         hooks.committed(captured, point)
@@ -111,6 +112,7 @@ class Committing:
                 # tables and their logs are let go of before the capturing thread plans again
                 with contextlib.suppress(SecondsiteError):
                     captured.abandon()
+            self._bench.mending.given_up()
             hooks.given_up()
             self._changed.notify_all()
         text = f"{len(given_up)} captured instants of {self._bench.name} are given up: {why}"

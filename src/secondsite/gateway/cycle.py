@@ -26,6 +26,7 @@ from secondsite.fabrics.base import Capture, DiskCapture, Instant, Quiesce, Sour
 from secondsite.fabrics.errors import Unprotectable
 from secondsite.gateway.encode import DiskTrack, Encoder
 from secondsite.gateway.findings import DiskFact, facts_of
+from secondsite.gateway.mending import Mending, of_disk
 from secondsite.gateway.subblocks import SideLog, SubBlockTable
 from secondsite.gateway.tally import Tally
 from secondsite.journal.keys import DiskKey, VaultKey
@@ -114,8 +115,13 @@ class Bench:
     level: int = 1
     mapping: SiteMapping | None = None
     beside: Beside | None = None
+    mending: Mending = field(init=False)  # what the target asked to have again
     _sealed: tuple[Definition, bytes] | None = None
     _given: tuple[str, str] = ("", "")  # checkpoint and time of the newest instant
+
+    def __post_init__(self) -> None:
+        """What follows from the rest."""
+        self.mending = Mending(self.machine, self.name, self.events)
 
     def definition(self) -> bytes:
         """The machine's definition, sealed; the same bytes while it does not change."""
@@ -259,11 +265,12 @@ def read_increment(
     """Feed what changed on a disk since its parent; returns the bytes tracking counted.
 
     A disk that grew reads as zeros in its new part, which the target must learn (rule 12); of one that is not
-    tracked everything is read, and its holes are zeros.
+    tracked everything is read, and its holes are zeros. What the target lost is read as well.
     """
     size = disk.size_bytes
     changed = disk.changed().align(SUB_BLOCK_BYTES, size)
     counted = changed.total_bytes
+    changed = changed.union(track.repair)
     if disk.untracked:
         for start, end in Extents.of([(0, size)]).subtract(changed):
             encoder.zeros(track, start, end - start)
@@ -289,9 +296,9 @@ def propose(
     checkpoint: str,
     parent: str | None,
     changed_bytes: int,
-    tally: Tally,
+    tally: Tally | None,
 ) -> PointProposal:
-    """What the target is asked to commit."""
+    """What the target is asked to commit. tally: None: what is sent is not what the machine wrote."""
     seconds = bench.seconds_since(parent, checkpoint, instant.given_at)
     return PointProposal(
         machine=bench.machine,
@@ -308,7 +315,7 @@ def propose(
         definition=bench.definition(),
         changed_bytes=changed_bytes,
         frozen_seconds=instant.frozen_seconds,
-        signals=tally.signals(seconds=seconds),
+        signals=tally.signals(seconds=seconds) if tally is not None else msgspec.UNSET,
     )
 
 
@@ -333,6 +340,7 @@ def run_cycle(
     Raises what the source and the shipper raise; nothing is left then.
     """
     started = bench.clock.monotonic()
+    repair = bench.mending.next()
     shipment = bench.shipper.begin(bench.machine, epoch)
     encoder = Encoder(shipment, machine=bench.machine, level=bench.level, wait=wait, cancel=cancel)
     logs = Logs(bench.tables)
@@ -346,6 +354,7 @@ def run_cycle(
             tracks, disks = tracks_of(bench, capture, logs), facts_of(capture)
             changed = 0
             for track, disk in zip(tracks, capture.disks, strict=True):
+                track.repair = of_disk(repair, disk.id, disk.size_bytes)
                 changed += read_increment(encoder, track, disk, parent_sizes.get(disk.id))
             if bench.beside is not None:
                 bench.beside.read(capture, checkpoint)
@@ -359,9 +368,10 @@ def run_cycle(
             checkpoint=checkpoint,
             parent=parent,
             changed_bytes=changed,
-            tally=encoder.tally,
+            tally=None if repair else encoder.tally,
         )
         shipment.seal(proposal)
+        bench.mending.captured(checkpoint, repair)
         crash_point(AFTER_SEAL)
     except BaseException:
         logs.abandon()

@@ -18,12 +18,13 @@ import numpy as np
 
 from secondsite.base.errors import SecondsiteError
 from secondsite.base.units import BLOCK_BYTES_MAX, MIB, SUB_BLOCK_BYTES
-from secondsite.gateway.subblocks import SideLog, SubBlockTable
+from secondsite.gateway.subblocks import Bools, SideLog, SubBlockTable
 from secondsite.gateway.tally import Looked, Tally
 from secondsite.journal.compare import RANGE_BYTES, RANGE_SUB_BLOCKS, Comparison, runs
 from secondsite.journal.digests import Digests, digest_sub_blocks, values_of
 from secondsite.journal.keys import DiskKey
 from secondsite.journal.segment import SegmentHead, SegmentWriter, blocks_of
+from secondsite.model.extents import Extents
 from secondsite.model.ids import DiskId, MachineId, SegmentId
 from secondsite.transfer.errors import TransferCancelled
 from secondsite.transfer.shipping import Shipment
@@ -48,6 +49,16 @@ class DiskTrack:
     table: SubBlockTable | None = None
     log: SideLog | None = None
     comparison: Comparison | None = None
+    repair: Extents = field(default_factory=Extents.empty)  # sent whatever the table says (rule 1)
+
+    def must_send(self, first: int, differs: Bools) -> Bools:
+        """`differs`, of the sub-blocks from `first` on, and those the target lost."""
+        if not len(self.repair):
+            return differs
+        at = (first + np.arange(len(differs), dtype=np.int64)) * SUB_BLOCK_BYTES
+        place = np.searchsorted(self.repair.ends, at, side="right")
+        starts = np.append(self.repair.starts, np.iinfo(np.int64).max)
+        return differs | (starts[place] <= at)
 
 
 @dataclass(eq=False)
@@ -345,6 +356,7 @@ class _Work:
                     track.log, offset // SUB_BLOCK_BYTES, values[first:last], before[first:last]
                 )
             data = batch.buffer[start : start + length]
+            differs[first:last] = track.must_send(offset // SUB_BLOCK_BYTES, differs[first:last])
             for begin, end in runs(differs[first:last]):
                 piece = data[begin * SUB_BLOCK_BYTES : end * SUB_BLOCK_BYTES]
                 self._room(len(piece)).add(offset + begin * SUB_BLOCK_BYTES, piece, found[begin:end])
@@ -357,7 +369,7 @@ class _Work:
         first, count = offset // SUB_BLOCK_BYTES, -(-length // SUB_BLOCK_BYTES)
         differs = np.ones(count, dtype=np.bool_)
         if track.table is not None and track.log is not None:
-            differs = track.table.not_zero(track.log, first, count)
+            differs = track.must_send(first, track.table.not_zero(track.log, first, count))
         rows, writer = 0, self._encoder.writer(track)
         for begin, end in runs(differs):
             start = offset + begin * SUB_BLOCK_BYTES

@@ -34,6 +34,7 @@ from secondsite.gateway.promotion import bases_under
 from secondsite.gateway.receive import GatewayReceiver, PeerRule
 from secondsite.gateway.recover import Recovery
 from secondsite.gateway.recoverykey import RecoveryKeyGuard
+from secondsite.gateway.repair import Repairs
 from secondsite.gateway.retention import Retention
 from secondsite.gateway.retention_report import RetentionReports
 from secondsite.gateway.runtime import Protections, Route
@@ -72,6 +73,9 @@ class Gateway:
         self.events = EventLog(self.clock)
         self._fabric = fabric
         self._vault = load_key(config.vault_key)
+        self._repairs = Repairs(
+            config.state_dir / "repairs", vault=self._vault, clock=self.clock, events=self.events
+        )
         self._stop = contextlib.ExitStack()
         self._reloads: list[Callable[[], None]] = []  # of everything that uses the certificate
         self.protections: Protections | None = None
@@ -178,6 +182,7 @@ class Gateway:
             events=self.events,
             every_seconds=every or None,
             bytes_per_second=config.scrub.bytes_per_second,
+            on_report=self._repairs.found,
         )
         scrubs.start()
         self._stop.callback(scrubs.close)
@@ -218,6 +223,7 @@ class Gateway:
         def committed(journal: Journal, point: Point) -> None:
             fingerprints.committed(journal, point)
             retention.committed(journal, point)
+            self._repairs.committed(journal, point)
 
         fingerprints = Fingerprints(
             config.cache_dir / "fingerprints",
@@ -236,6 +242,7 @@ class Gateway:
             fingerprints=fingerprints.of,
             on_commit=committed,
             digests=DigestService(fingerprints, vault=self._vault, bases_of=_bases_of, clock=self.clock),
+            repairs=self._repairs.wanted,
         )
         server = IngestServer(
             receiver,

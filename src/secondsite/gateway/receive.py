@@ -16,6 +16,8 @@ import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
+import msgspec
+
 from secondsite.base.clock import Clock
 from secondsite.base.crash import crash_point, mark
 from secondsite.base.errors import SecondsiteError
@@ -35,6 +37,7 @@ from secondsite.transfer.protocols import (
     DigestAnswer,
     DigestQuery,
     Peer,
+    Repair,
     SegmentName,
     TargetHead,
 )
@@ -67,6 +70,7 @@ class GatewayReceiver:
     fingerprints: what the disks hold with a point (`fingerprints.Fingerprints.of`).
     on_commit: called after each new or repeated commit, from the connection's thread; must not block.
     digests: answers hash compare (`fingerprints.Fingerprints.digests`).
+    repairs: what is missing of a machine's newest point (`repair.Repairs.wanted`).
     """
 
     def __init__(
@@ -80,6 +84,7 @@ class GatewayReceiver:
         fingerprints: Callable[[Journal], FingerprintsOf] | None = None,
         on_commit: Callable[[Journal, Point], None] | None = None,
         digests: Callable[[Journal, DigestQuery], DigestAnswer] | None = None,
+        repairs: Callable[[MachineId], Repair | None] | None = None,
     ) -> None:
         self._store = store
         self._vault = vault
@@ -89,6 +94,7 @@ class GatewayReceiver:
         self._fingerprints = fingerprints
         self._on_commit = on_commit
         self._digests = digests
+        self._repairs = repairs
         self._lock = threading.Lock()
         self._machines: dict[MachineId, _Machine] = {}
 
@@ -119,7 +125,7 @@ class GatewayReceiver:
             hash=head.hash,
             epoch=head.epoch,
             claimant=machine_state.writer(head),
-            point=CommittedPoint.of(head.point) if head.point else None,
+            point=self._answer(head.point) if head.point else None,
         )
 
     def segment_offset(self, peer: Peer, name: SegmentName) -> tuple[int, bool]:
@@ -218,7 +224,12 @@ class GatewayReceiver:
             number=point.number,
             sent_bytes=point.sent_bytes,
         )
-        return CommittedPoint.of(point)
+        return self._answer(point)
+
+    def _answer(self, point: Point) -> CommittedPoint:
+        """A point as the source is told of it, with what is missing of it."""
+        repair = self._repairs(point.machine) if self._repairs is not None else None
+        return msgspec.structs.replace(CommittedPoint.of(point), repair=repair)
 
     def digests(self, peer: Peer, query: DigestQuery) -> DigestAnswer:
         """See `Receiver`. For the writer alone: digests say where a disk has zeros, and what is the same."""

@@ -257,6 +257,7 @@ class Replication:
     def _take(self, step: plan.Step, head: TargetHead, sealed: list[Shipment]) -> bool:
         """Do one step of the plan; True when it is complete."""
         self.board.known(head.point, head.epoch)
+        self._bench.mending.asked(head.point)
         match step:
             case plan.Hold(claimant, epoch):
                 self._hold(claimant, epoch)

@@ -81,7 +81,7 @@ class Result(msgspec.Struct, frozen=True, kw_only=True):
     """What is kept of the last scrub of a machine."""
 
     ended_at: str  # RFC 3339 UTC
-    status: VerificationStatus
+    status: VerificationStatus | None = None  # None: it was only seen then
     number: int = 0  # the newest record then, to be trusted
     hash: str = ""
     generation: int = 0
@@ -247,7 +247,7 @@ class Scrubs:
         with self._lock:
             running = machine in self._jobs
         result = self._results.get(machine)
-        if result is None:
+        if result is None or result.status is None:
             return None
         status, report = result.status, result.status.report
         return VerificationSummary(
@@ -313,9 +313,11 @@ class Scrubs:
                 if machine in self._jobs or self._not_before.get(machine, 0.0) > now:
                     continue
             result = self._results.get(machine)
-            age = (
-                (today - datetime.fromisoformat(result.ended_at)).total_seconds() if result else float("inf")
-            )
+            if result is None:
+                # the first one is due after the same time: a first copy has enough to do
+                self._results.put(machine, Result(ended_at=self._now()))
+                continue
+            age = (today - datetime.fromisoformat(result.ended_at)).total_seconds()
             # a clock set back must not put it off for years
             if age >= self._every or age < -self._every:
                 due.append((-abs(age), machine))
@@ -423,8 +425,8 @@ class Scrubs:
             report=last.report if last else None,
             error={key: str(value) for key, value in error.as_dict().items()},
         )
-        # when it is due again follows from the last that ended; a first one that failed is due at once
-        ended = before.ended_at if before else datetime.fromtimestamp(0, self._clock.utc().tzinfo).isoformat()
+        # when it is due again follows from the last that ended
+        ended = before.ended_at if before else self._now()
         trusted = before.trusted if before else None
         return Result(
             ended_at=ended,

@@ -23,6 +23,10 @@ from secondsite.base.errors import Outcome, RemoteError, SecondsiteError
 from secondsite.model.ids import DiskId, KeyId, MachineId, SegmentId
 from secondsite.model.points import ZERO_HASH, Claim, Consistency, DiskState, Point, PointProposal, SegmentRef
 
+REPAIR_VERSION = 1
+# Two numbers of at most 15 digits each: below 150 KiB of an answer.
+REPAIR_RANGES_MAX = 4096
+
 # A sealed segment in memory, or the file that holds it (a spooled one).
 Payload = bytes | bytearray | memoryview | Path
 
@@ -49,6 +53,13 @@ class SegmentName(msgspec.Struct, frozen=True, kw_only=True):
         return cls(machine=machine, epoch=ref.epoch, disk=ref.disk, id=ref.id)
 
 
+class Repair(msgspec.Struct, frozen=True, kw_only=True):
+    """What a target lost of its newest point and asks to have again; the source sends it when it can."""
+
+    version: int  # 1; of a higher one the source understands nothing
+    ranges: dict[DiskId, tuple[int, ...]]  # start, end, start, end, …: bytes, ascending
+
+
 class CommittedPoint(msgspec.Struct, frozen=True, kw_only=True):
     """What a source needs to know of a committed point (a `Point` without segments and definition)."""
 
@@ -63,6 +74,7 @@ class CommittedPoint(msgspec.Struct, frozen=True, kw_only=True):
     consistency: Consistency
     disks: tuple[DiskState, ...]
     sent_bytes: int = 0
+    repair: Repair | None = None  # what is missing of it now; None: nothing, or the target does not say
 
     @classmethod
     def of(cls, point: Point) -> CommittedPoint:
