@@ -1,12 +1,12 @@
 """Steady churn: what RPO holds while machines are written to at a given rate, at a copy frequency of 5 s.
 
-Azure Site Recovery names 54 MB/s as the limit of one machine: random writes of 16 KiB, half random data, half
-text, on a disk of 2 GiB; then the same rate in 4 KiB writes, then more and more until the RPO does not stay
-below 10 s. Change tracking is as coarse as QEMU's, 64 KiB, so a source reads up to 4 (16) times what was
-written. Two real gateways with mutual TLS between them, a directory store at B. The machines are those of an
-in-memory fabric, in A's process: no hypervisor's work is in the figures (`cycles` has it), but the feeder's is. Ten
-machines share the same rate afterwards: the worst machine's RPO is held against the median's, and memory is
-counted for each further machine, the machines' own disks left out.
+Azure Site Recovery names 54 MB/s as the limit of one machine: random writes of 16 KiB, half random data,
+half text, on a disk of 2 GiB; then the same rate in 4 KiB writes, then more and more until the RPO does not
+stay below 10 s. Change tracking is as coarse as QEMU's, 64 KiB, so a source reads up to 4 (16) times what
+was written. Two real gateways with mutual TLS between them, a directory store at B. The machines are those
+of an in-memory fabric, in A's process: no hypervisor's work is in the figures (`cycles` has it), but the
+feeder's is. Ten machines share the same rate afterwards: the worst machine's RPO is held against the
+median's, and memory is counted for each further machine, the machines' own disks left out.
 """
 
 from __future__ import annotations
