@@ -7,15 +7,24 @@ real machine at a site of the lab.
 
 from __future__ import annotations
 
+import contextlib
+import shutil
 import subprocess
+import sys
 import tempfile
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from secondsite.gateway import status
+from secondsite.lab.machine import create_guest, wait_console
+from secondsite.lab.place import Site
+from secondsite.lab.sites import Sites
 from support.hosts import MACHINE, Hosts, two_hosts
+from support.lab import SMALL_GUEST, boot_files
+from support.rescue import Left, leave_store
 from support.runbook import DO, SURE, WORKED, Page, Step, page, walk
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300)]
@@ -166,3 +175,62 @@ def test_gateway_lost_at_the_source(hosts: Hosts) -> None:
     assert all(after[point.number].at == point.at for point in before)
     # it was compared, not copied
     assert "replicate.resynced" in hosts.codes("A")
+
+
+class Stranger:
+    """A host that never saw the rest: a libvirt, the store's volume and the key."""
+
+    def __init__(self, site: Site, left: Left) -> None:
+        self.site, self.left = site, left
+        self.state = site.directory / "rescue"
+
+    def run(self, _host: str, line: str) -> tuple[int, str]:
+        for word, meant in (
+            ("/srv/replicas", str(self.left.store)),
+            ("/media/safe/vault.key", str(self.left.key_file)),
+            ("--network default", f"--network {self.site.network}"),
+            ("secondsite ", f"{sys.executable} -m secondsite "),
+        ):
+            line = line.replace(word, meant)
+        places = [f"SECONDSITE_RESCUE_STATE={self.state}", f"SECONDSITE_RESCUE_SOCKETS={self.site.sockets}"]
+        done = subprocess.run(
+            self.site.command(["env", "COLUMNS=500", *places, "/bin/sh", "-euc", line]),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            check=False,
+            timeout=120,
+        )
+        return done.returncode, done.stdout
+
+
+@pytest.fixture
+def stranger(sites: Sites) -> Iterator[Stranger]:
+    guest = create_guest(sites.a, boot_files(), replace(SMALL_GUEST, name="shop"))
+    try:
+        left = leave_store(guest, sites.b.directory / "left-for-the-runbook")
+    finally:
+        guest.remove()
+    made = Stranger(sites.b, left)
+    yield made
+    made.run(
+        "R", f"secondsite rescue clean-up shop --notes end --store {left.store} --key-file {left.key_file}"
+    )
+    shutil.rmtree(left.store.parent)
+    shutil.rmtree(made.state, ignore_errors=True)
+
+
+@pytest.mark.libvirt
+def test_rescue_without_a_server(stranger: Stranger, sites: Sites) -> None:
+    rescue = page("rescue without a server")
+    walk(rescue.steps(SURE), stranger.run, repeat=False)
+    printed = walk(rescue.steps(DO), stranger.run, repeat=False)
+    walk(rescue.steps(WORKED), stranger.run, repeat=False)
+    # it is the machine: its own system says so on its console
+    [log] = [word for word in printed[-1].split() if word.endswith(".log")]
+    wait_console(sites.b.host_path(log), "READY", root=sites.root)
+    claim = stranger.left.journal.head().claim
+    assert claim is not None
+    assert claim.reason == "failover"
+    with contextlib.closing(sites.b.connect()) as connection:
+        assert [domain.name() for domain in connection.listAllDomains()] == ["shop"]

@@ -50,9 +50,9 @@ class Place:
 
     uri: str = "qemu:///system"
     """libvirt URI of the host to boot on."""
-    state_dir: Path = STATE_DIR
+    state_dir: Annotated[Path, Parameter(env_var="SECONDSITE_RESCUE_STATE")] = STATE_DIR
     """Where to remember what was made, until it is cleaned up."""
-    socket_dir: Path = SOCKET_DIR
+    socket_dir: Annotated[Path, Parameter(env_var="SECONDSITE_RESCUE_SOCKETS")] = SOCKET_DIR
     """Where to make the sockets that QEMU reads the disks through; QEMU's user must be able to enter it."""
     pool: str | None = None
     """Storage pool for what the machine writes; the pool default, or the first one, if not given."""
