@@ -21,10 +21,10 @@ from numpy.typing import NDArray
 
 from secondsite.base.clock import Clock
 from secondsite.base.crash import crash_point, mark
-from secondsite.base.errors import SecondsiteError
+from secondsite.base.errors import Outcome, SecondsiteError
 from secondsite.base.units import MIB, SUB_BLOCK_BYTES
 from secondsite.gateway.compare import answer_from, disk_asked_for
-from secondsite.gateway.tables import DigestTable, Stamp
+from secondsite.gateway.tables import DigestTable, Stamp, sub_blocks
 from secondsite.journal.chain import Head, Journal
 from secondsite.journal.digests import (
     Digests,
@@ -57,6 +57,16 @@ REBUILD_PAUSE_SECONDS = 600.0
 REBUILD_PIN = timedelta(days=2)
 
 Numbers = NDArray[np.int64]
+
+
+class EndMoved(SecondsiteError):
+    """A sub-block was digested whole that the disk's end cuts short now."""
+
+    code = "fingerprint.end-moved"
+    outcome = Outcome.REFUSED
+    happened = "Disk {disk} ends inside a sub-block, at {size_bytes} bytes, that was sent before it shrank."
+    cause = "The disk was made smaller while it was copied."
+    action = "None: the point is good; its fingerprint is known again once the tables were made again."
 
 
 @dataclass
@@ -424,7 +434,15 @@ class _Tables:
     def _read(self, disk: DiskState, refs: Iterable[SegmentRef]) -> Iterator[tuple[Numbers, Digests]]:
         """(sub-blocks, digests) of each segment, in writing order. Raises what a damaged segment raises."""
         for ref in refs:
-            yield _rows(open_segment(self._journal, ref, self.keys, disk))
+            reader = open_segment(self._journal, ref, self.keys, disk)
+            where, digests = _rows(reader)
+            if reader.head.disk_size_bytes > disk.size_bytes:
+                # a copy's slice from before the disk shrank: what lies beyond its end is cut off
+                if disk.size_bytes % SUB_BLOCK_BYTES and (where == disk.size_bytes // SUB_BLOCK_BYTES).any():
+                    raise EndMoved(disk=disk.id, size_bytes=disk.size_bytes)
+                inside = where < sub_blocks(disk.size_bytes)
+                where, digests = where[inside], digests[inside]
+            yield where, digests
 
     def _abandon(self) -> None:
         """Forget changes of a proposal that was not committed."""

@@ -227,3 +227,19 @@ def test_a_segment_that_does_not_open_costs_the_fingerprint_only(target: Target)
     point = source.link.commit(source.proposal([made]))
     assert _of(point) is None
     assert "sealed with the key" in target.events.wait_for("fingerprint.unknown")
+
+
+@pytest.mark.parametrize("end", [MIB, MIB + 512])
+def test_a_disk_that_shrank_while_it_was_copied_ends_where_its_point_says(target: Target, end: int) -> None:
+    """Slices from before hold blocks beyond the end; only an end inside one of them leaves nothing to know."""
+    source = _source(target)
+    before = source.segments([(MIB - 4 * KIB, b"a" * 12 * KIB), (3 * MIB, b"b" * 64 * KIB)])
+    source.model[MIB - 4 * KIB : end] = b"a" * (end - MIB + 4 * KIB)
+    del source.model[end:]
+    after = source.segments([(64 * KIB, b"c" * 4 * KIB)])
+    source.model[64 * KIB : 68 * KIB] = b"c" * 4 * KIB
+    for one in [*before, *after]:
+        source.link.send_segment(MACHINE, one.ref, one.data)
+    point = source.link.commit(source.proposal([*before, *after]))
+    assert _of(point) == (source.fingerprint() if end == MIB else None)
+    assert ("fingerprint.unknown" in target.events.codes()) == (end != MIB)
