@@ -231,7 +231,7 @@ def test_a_segment_that_does_not_open_costs_the_fingerprint_only(target: Target)
 
 @pytest.mark.parametrize("end", [MIB, MIB + 512])
 def test_a_disk_that_shrank_while_it_was_copied_ends_where_its_point_says(target: Target, end: int) -> None:
-    """Slices from before hold blocks beyond the end; only an end inside one of them leaves nothing to know."""
+    """Slices from before hold blocks beyond the end; an end inside one of them leaves nothing to know."""
     source = _source(target)
     before = source.segments([(MIB - 4 * KIB, b"a" * 12 * KIB), (3 * MIB, b"b" * 64 * KIB)])
     source.model[MIB - 4 * KIB : end] = b"a" * (end - MIB + 4 * KIB)
