@@ -22,8 +22,8 @@ from typing import NoReturn, Protocol, TypeVar, runtime_checkable
 from secondsite.base.clock import Clock, SystemClock
 from secondsite.base.errors import SecondsiteError
 from secondsite.base.units import KIB
-from secondsite.journal.store import ObjectExists, ObjectMissing, ObjectStore, StoreUnavailable
-from secondsite.journal.store_object_errors import RequestFailed, StoreLocked
+from secondsite.journal.store import ObjectExists, ObjectMissing, ObjectStore, StoreLocked, StoreUnavailable
+from secondsite.journal.store_object_errors import RequestFailed
 
 T = TypeVar("T")
 

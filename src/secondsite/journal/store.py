@@ -48,7 +48,7 @@ class ObjectMissing(SecondsiteError):
     outcome = Outcome.DAMAGED
     happened = "The object {key} is not in the store {store}."
     cause = "It was deleted outside secondsite, or the store was restored from an older copy."
-    action = "Run `secondsite segment verify` on the store; points that need the object cannot be read."
+    action = "`secondsite verify` names the points that need it. See RUNBOOK.md, damaged object."
 
 
 class ObjectExists(SecondsiteError):
@@ -68,7 +68,19 @@ class StoreFull(SecondsiteError):
     outcome = Outcome.UNAVAILABLE
     happened = "The store {store} has no room for {key}."
     cause = "The volume is full, or its quota is reached."
-    action = "Add room or shorten the retention; replication waits and goes on by itself."
+    action = "Add room; replication waits and goes on by itself. See RUNBOOK.md, store full."
+
+
+class StoreLocked(SecondsiteError):
+    """The object may not be removed yet."""
+
+    code = "store.locked"
+    outcome = Outcome.UNAVAILABLE
+    happened = "The object {key} of the store {store} is locked until {until}."
+    cause = (
+        "Its retention time has not passed; neither we nor anybody else with our credentials can remove it."
+    )
+    action = "None: it is removed once its lock has ended."
 
 
 class StoreUnavailable(SecondsiteError):

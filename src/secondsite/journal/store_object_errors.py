@@ -17,7 +17,7 @@ from obstore import exceptions
 
 from secondsite.base.clock import Clock
 from secondsite.base.errors import Outcome, SecondsiteError
-from secondsite.journal.store import ObjectExists, ObjectMissing, StoreFull, StoreUnavailable
+from secondsite.journal.store import ObjectExists, ObjectMissing, StoreFull, StoreLocked, StoreUnavailable
 
 T = TypeVar("T")
 
@@ -71,18 +71,6 @@ class StoreRefused(SecondsiteError):
         "Wrong or expired credentials, a missing permission, or a bucket or container that does not exist."
     )
     action = "Run `secondsite store check {store}`, correct what it names, and start again; nothing was lost."
-
-
-class StoreLocked(SecondsiteError):
-    """The object may not be removed yet."""
-
-    code = "store.locked"
-    outcome = Outcome.UNAVAILABLE
-    happened = "The object {key} of the store {store} is locked until {until}."
-    cause = (
-        "Its retention time has not passed; neither we nor anybody else with our credentials can remove it."
-    )
-    action = "None: it is removed once its lock has ended."
 
 
 @dataclass(frozen=True)

@@ -18,8 +18,9 @@ from typing import Any, TypeVar
 
 from secondsite.base.clock import Clock
 from secondsite.journal.names import is_of_points
+from secondsite.journal.store import StoreLocked
 from secondsite.journal.store_object_clients import CREDENTIALS_SECONDS, S3_ENDPOINTS, s3_region
-from secondsite.journal.store_object_errors import Answer, RequestFailed, StoreLocked
+from secondsite.journal.store_object_errors import Answer, RequestFailed
 from secondsite.journal.store_object_settings import Credentials, ObjectPlace, check_endpoint
 
 T = TypeVar("T")

@@ -7,7 +7,7 @@ repeated; a record goes after the segments it names, a span's object after its o
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import msgspec
@@ -26,7 +26,7 @@ from secondsite.journal.names import (
     spans_prefix,
 )
 from secondsite.journal.state import Retired, State
-from secondsite.journal.store import ObjectMissing
+from secondsite.journal.store import ObjectMissing, StoreLocked
 from secondsite.model.points import Point, Record
 
 DURING_DELETE = mark("promote.during-delete")
@@ -34,7 +34,11 @@ DURING_RETIRE = mark("merge.during-delete")
 AFTER_RETIRE = mark("merge.after-delete")
 
 
-def delete_promoted(journal: Journal, *, clock: Clock) -> int:
+# Told of an object that cannot be removed before its lock ends: what names it stays until then.
+OnLocked = Callable[[StoreLocked], None]
+
+
+def delete_promoted(journal: Journal, *, clock: Clock, on_locked: OnLocked | None = None) -> int:
     """Segments the bases made needless, then records below the floor. Returns segments removed.
 
     A pinned reader may use every segment younger than what the base held when it was pinned.
@@ -44,17 +48,22 @@ def delete_promoted(journal: Journal, *, clock: Clock) -> int:
     last = min([state.promoted, *held_from])
     deleted = 0
     for name, record in _records(journal, 1, last):
-        if isinstance(record, Point):
-            for segment in record.segments:
-                journal.store.delete(journal.segment_name(segment))
-                crash_point(DURING_DELETE)
-                deleted += 1
-        if record.number < min(state.floor, state.promoted):
-            journal.store.delete(name)  # the last promoted record anchors the chain
+        try:
+            if isinstance(record, Point):
+                for segment in record.segments:
+                    journal.store.delete(journal.segment_name(segment))
+                    crash_point(DURING_DELETE)
+                    deleted += 1
+            if record.number < min(state.floor, state.promoted):
+                journal.store.delete(name)  # the last promoted record anchors the chain
+        except StoreLocked as error:
+            if on_locked is not None:
+                on_locked(error)
+            return deleted  # younger ones are locked for longer
     return deleted
 
 
-def delete_retired(journal: Journal, *, clock: Clock) -> int:
+def delete_retired(journal: Journal, *, clock: Clock, on_locked: OnLocked | None = None) -> int:
     """What merging and promotion replaced and no pinned reader uses. Returns segments removed.
 
     A reader may use what any state since its pin named. Segments that another span still names stay.
@@ -70,9 +79,16 @@ def delete_retired(journal: Journal, *, clock: Clock) -> int:
         return 0
     held = [retired for retired in state.retired if retired not in free]
     needed = _named(journal, held)
-    deleted = sum(_delete_one(journal, retired, state, needed) for retired in free)
+    deleted, gone = 0, []
+    for retired in free:
+        try:
+            deleted += _delete_one(journal, retired, state, needed)
+            gone.append(retired)
+        except StoreLocked as error:
+            if on_locked is not None:
+                on_locked(error)
     journal.update_state(
-        lambda now: msgspec.structs.replace(now, retired=tuple(r for r in now.retired if r not in free))
+        lambda now: msgspec.structs.replace(now, retired=tuple(r for r in now.retired if r not in gone))
     )
     crash_point(AFTER_RETIRE)
     return deleted
