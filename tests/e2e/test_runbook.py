@@ -8,6 +8,7 @@ real machine at a site of the lab.
 from __future__ import annotations
 
 import contextlib
+import re
 import shutil
 import subprocess
 import sys
@@ -19,6 +20,8 @@ from pathlib import Path
 import pytest
 
 from secondsite.gateway import status
+from secondsite.journal.chain import Journal
+from secondsite.journal.store_local import LocalStore
 from secondsite.lab.machine import create_guest, wait_console
 from secondsite.lab.place import Site
 from secondsite.lab.sites import Sites
@@ -110,6 +113,43 @@ def test_store_full(hosts: Hosts, small_volume: Path) -> None:
     hosts.check_newest()
     after = {point.number: point.at for point in hosts.points()}
     assert all(after[point.number] == point.at for point in kept)
+
+
+def test_damaged_object(hosts: Hosts) -> None:
+    """A byte of the newest point's segment turns; the volume was copied the night before."""
+    hosts.start("B")
+    hosts.start("A")
+    hosts.protect()
+    hosts.fabric.write(hosts.machine, "vdb", 65536, bytes(range(256)) * 256)
+    with hosts.client("A") as client:
+        number = client.take_point(MACHINE).number
+    content = hosts.read_point(number)
+    store = hosts.path("B", "/srv/replicas")
+    shutil.copytree(store, hosts.safe / "copy-of-replicas")
+    journal = Journal(LocalStore(store), hosts.machine, hosts.vault)
+    [name] = [journal.segment_name(ref) for ref in journal.point(number).segments if ref.disk == "vdb"]
+    turn_a_byte(store / name)
+    damaged = page("damaged object")
+    printed = be_sure(hosts, damaged)[-1]
+    assert name in printed
+    assert re.search(rf"costs points {number}\b", printed), printed
+    do(
+        hosts,
+        [Step(step.host, step.command.replace("OBJECT", name), step.expected) for step in damaged.steps(DO)],
+    )
+    see_that_it_worked(hosts, damaged)
+    hosts.check_newest()
+    assert hosts.read_point(number) == content
+
+
+def turn_a_byte(path: Path) -> None:
+    """In the middle of an object, whatever its permissions."""
+    path.chmod(0o600)
+    with path.open("r+b") as file:
+        file.seek(path.stat().st_size // 2)
+        [byte] = file.read(1)
+        file.seek(-1, 1)
+        file.write(bytes([byte ^ 0x20]))
 
 
 def test_source_lost_its_tracking(hosts: Hosts) -> None:

@@ -14,7 +14,7 @@ SURE, DO, WORKED = "How to be sure", "What to do", "How to know it worked"
 SECTIONS = ("Symptom", SURE, DO, WORKED, "What you must not do")
 STEP_SECONDS = 60.0
 _PROMPT = re.compile(r"([A-Z])# (.*)")
-_TEST = re.compile(r"<!-- run by (tests/[\w/]+\.py)::(\w+) -->")
+_TEST = re.compile(r"^<!-- run by (tests/[\w/]+\.py)::(\w+) -->$", re.MULTILINE)
 
 
 @dataclass
@@ -31,7 +31,7 @@ class Page:
     """One situation."""
 
     title: str
-    test: tuple[str, str]  # file and function
+    tests: tuple[tuple[str, str], ...]  # file and function
     codes: tuple[str, ...]  # of errors and events that send people here
     sections: dict[str, str]
 
@@ -65,12 +65,10 @@ def pages(text: str | None = None) -> list[Page]:
     for part in re.split(r"^## ", text if text is not None else RUNBOOK.read_text(), flags=re.MULTILINE)[1:]:
         title, _, body = part.partition("\n")
         head, *rest = re.split(r"^### ", body, flags=re.MULTILINE)
-        test = _TEST.search(head)
-        assert test is not None, f"the page {title} names no test"
         sections = {name: content for name, _, content in (one.partition("\n") for one in rest)}
         codes = re.search(r"^Codes: (.*)$", head, re.MULTILINE)
         names = tuple(re.findall(r"`([a-z0-9.-]+)`", codes[1])) if codes else ()
-        found.append(Page(title, (test[1], test[2]), names, sections))
+        found.append(Page(title, tuple(_TEST.findall(head)), names, sections))
     return found
 
 

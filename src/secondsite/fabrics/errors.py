@@ -25,7 +25,10 @@ class Unprotectable(SecondsiteError):
     action = "Change the machine as named, or leave the disk out with --disk; nothing was changed."
 
 
-_COMPARED = "None: everything is compared again and only differences are sent; older points stay valid."
+_COMPARED = (
+    "None: everything is compared again and only differences are sent; older points stay valid."
+    " See RUNBOOK.md, source lost its tracking."
+)
 
 
 class TrackingLost(SecondsiteError):

@@ -54,7 +54,8 @@ class GatewayUnreachable(SecondsiteError):
     cause = "It is not running, or it listens on another socket, or this user may not open the socket."
     action = (
         "Start it with `secondsite gateway --config FILE`, or name its socket with --gateway or "
-        "SECONDSITE_GATEWAY; the socket belongs to the user the gateway runs as."
+        "SECONDSITE_GATEWAY; the socket belongs to the user the gateway runs as. "
+        "If its host is gone: RUNBOOK.md, gateway lost."
     )
 
 

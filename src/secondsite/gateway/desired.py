@@ -29,7 +29,9 @@ class DesiredDamaged(SecondsiteError):
     outcome = Outcome.DAMAGED
     happened = "The desired state {path} cannot be read: {why}."
     cause = "It was edited by hand, or its volume was damaged."
-    action = "Correct it or restore it from a copy; without it this gateway protects nothing."
+    action = (
+        "Correct it or restore it from a copy; else protect the machines again. See RUNBOOK.md, gateway lost."
+    )
 
 
 class Protection(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):

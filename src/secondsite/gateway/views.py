@@ -46,7 +46,9 @@ class BaseMoved(SecondsiteError):
     outcome = Outcome.NOT_FOUND
     happened = "The base of disk {disk} is not at {locator}."
     cause = "It was moved, its volume is not mounted, or this is another machine than the one that kept it."
-    action = "Say where it is now with --base {disk}=PATH; it is checked to be the right one."
+    action = (
+        "Say where it is now with --base {disk}=PATH; it is checked. See RUNBOOK.md, rescue without a server."
+    )
 
 
 def base_opener(journal: Journal, moved: Mapping[DiskId, str] | None = None) -> BaseOf:

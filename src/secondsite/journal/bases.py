@@ -34,7 +34,9 @@ class BaseFailed(SecondsiteError):
     outcome = Outcome.UNAVAILABLE
     happened = "The base {locator} failed: {why}."
     cause = "The volume that holds it is full, was removed or has an error."
-    action = "Make room or repair the volume; nothing is lost, promotion is repeated by itself."
+    action = (
+        "Make room or repair the volume; nothing is lost, promotion is repeated. See RUNBOOK.md, store full."
+    )
 
 
 class BaseMismatch(SecondsiteError):
@@ -44,7 +46,7 @@ class BaseMismatch(SecondsiteError):
     outcome = Outcome.REFUSED
     happened = "The base of disk {disk} cannot be used: {why}."
     cause = "The file was moved, replaced or restored from a copy."
-    action = "Put back the base {locator}, or name where it is now; points need it to be read."
+    action = "Put back the base {locator}, or name where it is now. See RUNBOOK.md, rescue without a server."
 
 
 class BaseImage(Protocol):

@@ -12,7 +12,10 @@ class ChainBroken(SecondsiteError):
     outcome = Outcome.DAMAGED
     happened = "The journal of machine {machine} is not whole at record {number}: {why}."
     cause = "Objects were deleted or changed outside secondsite, or the store is an incomplete copy."
-    action = "Restore the record from a copy of the store; points from there on cannot be trusted without it."
+    action = (
+        "Restore the record from a copy of the store; points from there on cannot be trusted without it."
+        " See RUNBOOK.md, damaged object."
+    )
 
 
 class PointUnknown(SecondsiteError):

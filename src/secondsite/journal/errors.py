@@ -22,7 +22,10 @@ class ObjectDamaged(SecondsiteError):
     outcome = Outcome.DAMAGED
     happened = "{what} is damaged: {why}."
     cause = "The storage beneath the store changed or lost bytes, or somebody altered them."
-    action = "Restore the object from a copy of the store; points that need it cannot be read until then."
+    action = (
+        "Restore the object from a copy of the store; `secondsite verify` says what it costs. "
+        "See RUNBOOK.md, damaged object."
+    )
 
 
 class WrongKey(SecondsiteError):
@@ -52,7 +55,7 @@ class KeyMissing(SecondsiteError):
     outcome = Outcome.DAMAGED
     happened = "The wrapped data key {key} of machine {machine} is not in the store."
     cause = "The object was deleted, or the store was copied without its keys."
-    action = "Restore machines/{machine}/keys/{key} from a copy of the store: nothing else opens the data."
+    action = "Restore machines/{machine}/keys/{key} from a copy of the store. See RUNBOOK.md, damaged object."
 
 
 def damaged(what: str, why: str) -> ObjectDamaged:

@@ -48,7 +48,7 @@ class StateDamaged(SecondsiteError):
     outcome = Outcome.DAMAGED
     happened = "The state record {name} cannot be used: {why}."
     cause = "The store's bytes were damaged, or a newer version of secondsite wrote it."
-    action = "Use the version that wrote it, or restore the object from a copy of the store."
+    action = "Use the version that wrote it, or restore it from a copy. See RUNBOOK.md, damaged object."
 
 
 class StateBusy(SecondsiteError):

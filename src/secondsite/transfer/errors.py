@@ -14,6 +14,7 @@ class LinkDown(SecondsiteError):
     cause = "The network between the sites is cut, or the other gateway is not running."
     action = (
         "Check the network and the other gateway; replication goes on by itself and copies only what changed."
+        " See RUNBOOK.md, lag grows."
     )
 
 
@@ -24,7 +25,7 @@ class LinkTimeout(SecondsiteError):
     outcome = Outcome.UNAVAILABLE
     happened = "The gateway {peer} did not answer within {seconds} s ({what})."
     cause = "The network between the sites drops packets, or the other gateway is overloaded."
-    action = "Check the network; the transfer is tried again by itself."
+    action = "Check the network; the transfer is tried again by itself. See RUNBOOK.md, lag grows."
 
 
 class CertificateRefused(SecondsiteError):
@@ -129,7 +130,10 @@ class CacheFull(SecondsiteError):
     outcome = Outcome.UNAVAILABLE
     happened = "The cache {directory} holds {used} of {limit} and has no room for {need} more."
     cause = "The link to the other site is cut, or slower than the changes; or the volume is full."
-    action = "None: capture pauses while change tracking goes on; a larger cache bridges longer cuts."
+    action = (
+        "None: capture pauses while change tracking goes on; a larger cache bridges longer cuts."
+        " See RUNBOOK.md, lag grows."
+    )
 
 
 class CacheLost(SecondsiteError):

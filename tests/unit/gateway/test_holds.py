@@ -10,7 +10,7 @@ import pytest
 from secondsite.base.errors import InvalidInput, SecondsiteError
 from secondsite.gateway.events import EventLog
 from secondsite.gateway.holds import Holds, HoldUnknown, holders
-from secondsite.gateway.messages import HoldRequest
+from secondsite.gateway.messages import HoldRequest, PointHold
 from secondsite.gateway.upkeep import Upkeep
 from secondsite.journal.names import merged_prefix, segments_prefix
 from secondsite.model.retention import RetentionPolicy
@@ -121,8 +121,8 @@ def test_past_its_end_it_no_longer_counts_and_makes_room_in_the_list() -> None:
         rig.holds.release(MACHINE, "2")
 
 
-def _holders(rig: Rig) -> dict[int, tuple[object, ...]]:
-    return dict(holders(rig.replica.journal.state(), rig.replica.clock))  # type: ignore[arg-type]
+def _holders(rig: Rig) -> dict[int, tuple[PointHold, ...]]:
+    return holders(rig.replica.journal.state(), rig.replica.clock)
 
 
 @pytest.mark.parametrize(
