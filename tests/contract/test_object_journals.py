@@ -20,8 +20,8 @@ from secondsite.gateway.messages import ProtectionState
 from secondsite.gateway.views import open_point_view
 from secondsite.journal.chain import Journal, machines
 from secondsite.journal.names import log_name
-from secondsite.journal.store import ObjectExists, ObjectMissing, ObjectStore, StoreUnavailable
-from secondsite.journal.store_object_errors import Retries, StoreLocked, StoreRefused
+from secondsite.journal.store import ObjectExists, ObjectMissing, ObjectStore, StoreLocked, StoreUnavailable
+from secondsite.journal.store_object_errors import Retries, StoreRefused
 from secondsite.journal.store_object_settings import parse_place
 from secondsite.journal.store_obstore import ObstoreStore
 from secondsite.journal.stores import open_store
