@@ -67,6 +67,16 @@ def running(domain: Any) -> str | None:
     return (server.get("socket") or "") if server is not None else ""
 
 
+def any_running(domain: Any) -> bool:
+    """Whether a job of anybody runs on the domain, or is just ending."""
+    try:
+        return bool(domain.jobInfo()[0] != libvirt.VIR_DOMAIN_JOB_NONE)
+    except libvirt.libvirtError as error:
+        if error.get_error_code() == libvirt.VIR_ERR_INTERNAL_ERROR:
+            return True  # "backup job data missing": libvirt 9.0, between a job's end and its last record
+        raise
+
+
 def is_ours(domain: Any, places: Places, machine: MachineId) -> bool:
     """Whether a backup job of secondsite runs on the domain."""
     return running(domain) == str(places.backup_socket(machine))

@@ -36,6 +36,9 @@ from secondsite.model.points import Consistency
 
 # Below this a job would be ended by the guard before it is read.
 SCRATCH_FREE_BYTES_MIN = 8 * 1024 * 1024
+# After a job that libvirt could not end for long (see `capture.SLOW_END_SECONDS`): its events piled up, and
+# the next job, begun at once, would meet the next of them. It needs milliseconds for all.
+REST_SECONDS = 1.0
 
 
 @dataclass(frozen=True)
@@ -72,6 +75,7 @@ class LibvirtSource(Source):
         self._name = name
         self._wanted = None if wanted is None else tuple(wanted)
         self._off_images = Images()
+        self._rest_until = 0.0
         self._lock = threading.Lock()
         self._open: LibvirtCapture | None = None
 
@@ -120,6 +124,7 @@ class LibvirtSource(Source):
 
     def capture(self, *, since: str | None, checkpoint: str | None, quiesce: Quiesce) -> LibvirtCapture:
         """See `Source.capture`."""
+        self._hands.clock.wait(threading.Event(), self._rest_until - self._hands.clock.monotonic())
         with self._lock, translated("begin a backup", machine=self._name):
             if self._open is not None and not self._open.closed:
                 raise SourceBusy(machine=self._name, why="another capture of ours is open")
@@ -145,6 +150,7 @@ class LibvirtSource(Source):
                 lease=lease,
                 places=self._hands.places,
                 clock=self._hands.clock,
+                on_slow_end=self._rest,
             )
             return self._open
 
@@ -170,6 +176,9 @@ class LibvirtSource(Source):
             self._hands.places.remove_leftovers(self._id)
 
     # --- steps of a capture ---
+
+    def _rest(self) -> None:
+        self._rest_until = self._hands.clock.monotonic() + REST_SECONDS
 
     def _domain(self) -> Any:
         return self._hands.connection.get().lookupByUUIDString(self._id)
@@ -240,7 +249,7 @@ class LibvirtSource(Source):
         if ours and jobs.abort_ours(found.domain, self._hands.places, self._id, self._hands.clock):
             text = f"A backup job that an earlier process left open on {self._name} was ended."
             self._hands.events.emit("capture.job-ended", Severity.WARNING, text, machine=self._id)
-        elif found.domain.jobInfo()[0] != libvirt.VIR_DOMAIN_JOB_NONE:
+        elif jobs.any_running(found.domain):
             # Asked first: libvirt itself would make us wait 30 s for the machine's lock, maybe frozen.
             raise SourceBusy(machine=self._name, why="another program's job is running on it")
         if since is not None:
