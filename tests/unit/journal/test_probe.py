@@ -11,10 +11,10 @@ import pytest
 from secondsite.base.clock import FakeClock
 from secondsite.base.errors import SecondsiteError
 from secondsite.journal.probe import PROBE, Finding, StoreAbilities, Verdict, probe_store
-from secondsite.journal.store import ObjectExists, StoreUnavailable
+from secondsite.journal.store import ObjectExists, StoreLocked, StoreUnavailable
 from secondsite.journal.store_local import LocalStore
 from secondsite.journal.store_memory import MemoryStore
-from secondsite.journal.store_object_errors import Answer, RequestFailed, StoreLocked, StoreRefused
+from secondsite.journal.store_object_errors import Answer, RequestFailed, StoreRefused
 from secondsite.journal.stores import open_store
 from support.object_servers import Azurite, SeaweedFS, environment
 
