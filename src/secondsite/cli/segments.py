@@ -31,9 +31,18 @@ class WrappedKeyMissing(SecondsiteError):
 
 @contextmanager
 def _reading(file: Path) -> Iterator[tuple[Callable[[int, int], bytes], int]]:
+    from secondsite.journal.errors import damaged
+
     fd = os.open(file, os.O_RDONLY | os.O_CLOEXEC)
+
+    def read(start: int, length: int) -> bytes:
+        data = os.pread(fd, length, start)
+        if len(data) != length:
+            raise damaged(str(file), f"it ends before byte {start + length}")
+        return data
+
     try:
-        yield lambda start, length: os.pread(fd, length, start), os.fstat(fd).st_size
+        yield read, os.fstat(fd).st_size
     finally:
         os.close(fd)
 

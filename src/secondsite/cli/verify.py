@@ -13,6 +13,7 @@ from cyclopts import Parameter
 
 from secondsite.base.errors import InvalidInput, Outcome
 from secondsite.cli.common import LISTING, REACH, Listing, Reach, whoami
+from secondsite.cli.deepverify import verify_deeply
 from secondsite.cli.output import print_error, print_json
 from secondsite.cli.rescue import StoreAndKey, moved_bases, tell_unpinned
 
@@ -38,6 +39,7 @@ def verify(
     key_file: Path | None = None,
     base: Annotated[list[str] | None, Parameter(negative="")] = None,
     trust: str | None = None,
+    deep: Annotated[bool, Parameter(negative="")] = False,
     last: Annotated[bool, Parameter(negative="")] = False,
     cancel: Annotated[bool, Parameter(negative="")] = False,
     reach: Reach = REACH,
@@ -60,6 +62,8 @@ def verify(
 
         secondsite verify --store /mnt/replicas --key-file vault.key shop --all
 
+        secondsite verify shop --deep --gateway /run/secondsite/a.sock
+
     Parameters
     ----------
     machine
@@ -77,11 +81,19 @@ def verify(
     trust
         NUMBER:HASH as an earlier verification printed it: notice if records were removed or rewritten since.
         With --store; a gateway remembers it.
+    deep
+        At the source's gateway: compare the machine's disks as they are with the point of the same instant,
+        read again from the store.
     last
         Show what the last verification found, without another.
     cancel
         Stop the one under way.
     """
+    if deep:
+        if machine is None or store is not None or point is not None or all_points or cancel:
+            raise InvalidInput(what="--deep", why="it takes one machine, at its source's gateway")
+        with reach.open() as client:
+            return verify_deeply(client, machine, last=last, listing=listing)
     if point is not None and all_points:
         raise InvalidInput(what="--point with --all", why="--all reads every point")
     if store is not None:

@@ -19,6 +19,8 @@ from secondsite.journal.keys import KeyRing
 from secondsite.journal.merge import Merged, NotMergeable, abandon, merge
 from secondsite.journal.page_write import delete_pages, write_log_page, write_page
 from secondsite.journal.promote import OpenBase, promote
+from secondsite.journal.promote_past import point_past_damage
+from secondsite.journal.scrub_segment import UNUSABLE
 from secondsite.journal.state import State
 from secondsite.journal.sweep import delete_promoted, delete_retired, unnamed
 from secondsite.model.events import EventSink, Severity
@@ -70,7 +72,7 @@ class Upkeep:
             if not state.floor:
                 number = points[0].number
             if number:
-                return self._promote(number, "the first copy" if not state.floor else "what was cut off")
+                return self._catch_up(number, "the first copy" if not state.floor else "what was cut off")
         if state.retired:
             delete_retired(self.journal, clock=self.clock)
         decision = self.decide(state, points)
@@ -85,6 +87,16 @@ class Upkeep:
         ):
             return True
         return self._sweep()
+
+    def _catch_up(self, number: int, why: str) -> bool:
+        """A promotion that has to come first; past what it cannot read, where a later point has it again."""
+        try:
+            return self._promote(number, why)
+        except UNUSABLE as error:
+            past = point_past_damage(self.journal, self.keys)
+            if past is None or past <= number:
+                raise
+            return self._promote(past, f"{why}; what it lacked was written again: {error}", past_damage=True)
 
     def decide(self, state: State, points: Sequence[Point]) -> Decision:
         """What the policy asks for now."""
@@ -116,11 +128,13 @@ class Upkeep:
             floor = gone[POINTS_MAX]
         return self._promote(floor, why)
 
-    def _promote(self, number: int, why: str) -> bool:
+    def _promote(self, number: int, why: str, *, past_damage: bool = False) -> bool:
         assert self.open_base is not None
         before = {point.number for point in self.journal.points()}
         started = self.clock.monotonic()
-        done = promote(self.journal, number, self.keys, self.open_base, clock=self.clock)
+        done = promote(
+            self.journal, number, self.keys, self.open_base, clock=self.clock, past_damage=past_damage
+        )
         seconds = self.clock.monotonic() - started
         if done.floor < number:
             holders = ", ".join(done.held_back_by)
@@ -158,11 +172,14 @@ class Upkeep:
                 cancel=self.cancel,
                 on_bytes=self.pace,
             )
-        except NotMergeable as error:
-            # a pin that came meanwhile, or an odd end of a disk: the next pass sees the pin
+        except (NotMergeable, *UNUSABLE) as error:
+            # a pin that came meanwhile, or an odd end of a disk: the next pass sees the pin; or something is
+            # damaged, which must not keep other points from being merged
             self._skipped.add((group.after, group.last))
             text = f"points {group.after} to {group.last} stay as they are: {error}"
-            self._emit("retention.not-merged", Severity.INFORMATION, text)
+            is_damage = not isinstance(error, NotMergeable)
+            severity = Severity.WARNING if is_damage else Severity.INFORMATION
+            self._emit("retention.not-merged", severity, text)
             return False
         delete_pages(self.journal)
         delete_retired(self.journal, clock=self.clock)

@@ -53,8 +53,19 @@ class Promoted:
     held_back_by: tuple[str, ...] = field(default=())  # holders of pins below the point asked for
 
 
-def promote(journal: Journal, up_to: int, keys: KeyRing, open_base: OpenBase, *, clock: Clock) -> Promoted:
+def promote(
+    journal: Journal,
+    up_to: int,
+    keys: KeyRing,
+    open_base: OpenBase,
+    *,
+    clock: Clock,
+    past_damage: bool = False,
+) -> Promoted:
     """Bring the bases up to point `up_to`, or as far as pins allow. Repeat it after any failure.
+
+    past_damage: a promotion that was cut off and cannot end, since what it has to write is damaged, is passed
+    over: `up_to` is `point_past_damage`, which writes all of it again. Not done while a pin forbids it.
 
     Raises:
         PointUnknown: there is no such point. BaseMismatch, BaseFailed, ObjectDamaged: nothing is lost.
@@ -62,8 +73,10 @@ def promote(journal: Journal, up_to: int, keys: KeyRing, open_base: OpenBase, *,
     state = journal.state()
     if state.floor > state.promoted:
         # a promotion was cut off between the floor and the end: its work comes first
-        _write_bases(journal, state, keys, open_base, Promoted(state.floor))
-        state = journal.state()
+        held = [pin for pin in state.pins_at(_now(clock)) if pin.number < up_to]
+        if not past_damage or held:
+            _write_bases(journal, state, keys, open_base, Promoted(state.floor))
+            state = journal.state()
     now = _now(clock)
     pins = [pin for pin in state.pins_at(now) if pin.number < up_to]
     allowed = min([up_to, *(pin.number for pin in pins)])

@@ -21,9 +21,11 @@ from secondsite.base.clock import SystemClock
 from secondsite.fabrics.memory import MemoryFabric
 from secondsite.gateway.control import BODY_BYTES_MAX, ControlServices
 from secondsite.gateway.controlserver import SocketInUse, bind_private, serve_control
+from secondsite.gateway.messages import DifferingRange
 from secondsite.gateway.recoverykey import RecoveryKeyGuard
 from secondsite.journal.keys import VaultKey
 from secondsite.model.events import Severity
+from secondsite.model.ids import DiskId
 from support.control import Events, Protections, Ran, command_environment, run_command
 from support.machines import SHOP, memory_fabric
 
@@ -317,3 +319,20 @@ def test_a_defect_is_told_and_the_gateway_lives_on(source: Source, monkeypatch: 
     assert ran.code == 1
     assert "ZeroDivisionError: a defect" in ran.err
     assert source.run("status").code == 0
+
+
+def test_deep_verification_is_followed_to_its_end(source: Source) -> None:
+    assert source.protect().code == 0
+    never = source.run("verify", "shop", "--deep", "--last")
+    assert never.code == 0, never.err
+    assert "never compared" in never.out
+    sound = source.run("verify", "shop", "--deep")
+    assert sound.code == 0, sound.err
+    assert "nothing differs" in sound.out
+    assert "points 3 to 4" in sound.out
+    source.protections.differing = (DifferingRange(disk=DiskId("vda"), offset=4096, length=8192, point=4),)
+    wrong = source.run("verify", "shop", "--deep")
+    assert wrong.code == 6
+    assert "DIFFERS vda 4096..12288 at point 4" in wrong.out
+    assert source.run("verify", "shop", "--deep", "--json").json["differingBytes"] == 8192
+    assert source.run("verify", "--deep").code == 2

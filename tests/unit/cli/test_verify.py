@@ -140,3 +140,16 @@ def test_a_gateway_notices_a_log_that_became_shorter(target: Target) -> None:
     assert target.run("verify", "shop").code == 6
     # and goes on saying so
     assert target.run("verify", "shop").code == 6
+
+
+@pytest.mark.parametrize("length", [0, 100, 192, 250, -1])
+def test_a_cut_segment_is_damaged_whatever_is_left_of_it(replica: Replica, length: int) -> None:
+    path = segment_of(replica, replica.newest)
+    data = path.read_bytes()
+    path.chmod(0o600)
+    path.write_bytes(data[:length])
+    for words in (["verify"], ["dump"]):
+        cut = run_command("segment", *words, path, "--key-file", replica.key_file)
+        assert cut.code == 6, cut.err
+        assert "is damaged" in cut.err
+    assert offline(replica, "shop").code == 6
