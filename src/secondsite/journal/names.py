@@ -102,6 +102,17 @@ def span_name(machine: MachineId, span: str) -> str:
     return f"{MACHINES}{machine}/spans/{span}"
 
 
+def reserve_share(name: str) -> float:
+    """How much of the room a store keeps free an object must leave: points come last, what frees room first.
+
+    All of it for segments that arrive; a quarter for what merging writes; none for records, states, keys:
+    so a full store can still commit what is there, merge, promote and delete.
+    """
+    parts = name.split("/")
+    kind = parts[2] if len(parts) > 3 and parts[0] + "/" == MACHINES else ""
+    return {"segments": 1.0, "merged": 0.25, "pages": 0.5, "logpages": 0.5}.get(kind, 0.0)
+
+
 def parse_segment_name(name: str) -> tuple[int, DiskId, SegmentId] | None:
     """Epoch, disk and id of a segment's name; None when it is not one."""
     parts = name.split("/")

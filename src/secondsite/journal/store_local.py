@@ -24,6 +24,8 @@ import blake3
 from secondsite.base.crash import crash_point, mark
 from secondsite.base.errors import SecondsiteError
 from secondsite.base.files import FileTooLarge, fsync_directory
+from secondsite.base.units import MIB
+from secondsite.journal.names import reserve_share
 from secondsite.journal.store import (
     ObjectExists,
     ObjectMissing,
@@ -37,6 +39,11 @@ from secondsite.journal.store import (
 STAGING = ".staging"
 # A view of a hundred cycles reads a few hundred segments; the usual limit of open files is 1,024.
 OPEN_FILES_MAX = 256
+# Kept free for what frees room: records, states, merging (architecture's rule 17); less on a small volume.
+RESERVE_BYTES_MAX = 256 * MIB
+RESERVE_PART = 20
+# Of an upload nobody goes on with. A link that is cut for longer costs the one segment that was under way.
+PART_SECONDS_MAX = 7 * 86400.0
 
 AFTER_WRITE = mark("store.after-write")
 AFTER_SYNC = mark("store.after-sync")
@@ -82,6 +89,7 @@ class LocalStore:
             if path.exists():
                 self._settle(path.parent)
                 raise ObjectExists(key=key, store=self.url)
+            self.check_room(key, len(data))
             temporary = self._staging / f"tmp-{secrets.token_hex(16)}"
             fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
             try:
@@ -92,6 +100,16 @@ class LocalStore:
                 with contextlib.suppress(FileNotFoundError):
                     temporary.unlink()
                 os.close(fd)
+
+    def check_room(self, key: str, length: int) -> None:
+        """Raise StoreFull when `length` more bytes of `key` would take of the room that is kept free."""
+        share = reserve_share(key)
+        if not share:
+            return
+        volume = os.statvfs(self._root)
+        reserve = min(RESERVE_BYTES_MAX, volume.f_blocks * volume.f_frsize // RESERVE_PART)
+        if volume.f_bavail * volume.f_frsize - length < share * reserve:
+            raise StoreFull(store=self.url, key=key)
 
     def stage(self, key: str) -> LocalStagedObject:
         """Begin or resume an object; see the protocol."""
@@ -258,8 +276,8 @@ class LocalStore:
             self._durable.add(directory)
 
     def _remove_leftovers(self) -> None:
-        """Remove temporaries of killed processes; those of living ones are locked."""
-        for leftover in self._staging.glob("tmp-*"):
+        """Remove temporaries of killed processes, and uploads nobody went on with; living ones are locked."""
+        for leftover in [*self._staging.glob("tmp-*"), *self._old_parts()]:
             with contextlib.suppress(FileNotFoundError, BlockingIOError):
                 fd = os.open(leftover, os.O_RDWR | os.O_CLOEXEC)
                 try:
@@ -267,6 +285,17 @@ class LocalStore:
                     leftover.unlink()
                 finally:
                     os.close(fd)
+
+    def _old_parts(self) -> Iterator[Path]:
+        """Begun uploads that were not touched for a week, by the volume's own clock."""
+        probe = self._staging / f"tmp-{secrets.token_hex(16)}"
+        probe.touch(mode=0o600)
+        now = probe.stat().st_mtime
+        probe.unlink()
+        for part in self._staging.glob("*.part"):
+            with contextlib.suppress(FileNotFoundError):
+                if now - part.stat().st_mtime > PART_SECONDS_MAX:
+                    yield part
 
     @contextlib.contextmanager
     def _errors(self, key: str) -> Iterator[None]:
@@ -303,6 +332,7 @@ class LocalStagedObject:
         """Add bytes at the end; a failed append adds none."""
         with self._lock, self._store._errors(self._key):  # noqa: SLF001 (one module, two classes)
             fd = self._held()
+            self._store.check_room(self._key, len(data))
             try:
                 os.lseek(fd, self._offset, os.SEEK_SET)
                 self._offset += write_all(fd, data)
