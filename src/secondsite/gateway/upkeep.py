@@ -22,6 +22,7 @@ from secondsite.journal.promote import OpenBase, promote
 from secondsite.journal.promote_past import point_past_damage
 from secondsite.journal.scrub_segment import UNUSABLE
 from secondsite.journal.state import State
+from secondsite.journal.store import StoreLocked
 from secondsite.journal.sweep import delete_promoted, delete_retired, unnamed
 from secondsite.model.events import EventSink, Severity
 from secondsite.model.ids import DiskId
@@ -55,6 +56,7 @@ class Upkeep:
     _told: str = ""
     _waiting: dict[str, tuple[int, float]] = field(default_factory=dict)  # unnamed segments, first seen
     _unpaged: set[tuple[DiskId, int, int]] = field(default_factory=set)  # pages that cannot be made
+    _not_before: float = 0.0  # for deleting, where objects are locked
     _unpaged_log: set[int] = field(default_factory=set)
     _skipped: set[tuple[int, int]] = field(default_factory=set)  # groups that cannot be merged as they are
 
@@ -74,7 +76,7 @@ class Upkeep:
             if number:
                 return self._catch_up(number, "the first copy" if not state.floor else "what was cut off")
         if state.retired:
-            delete_retired(self.journal, clock=self.clock)
+            self._delete_retired()
         decision = self.decide(state, points)
         if decision.floor is not None and self._leave(decision, state, points):
             return True
@@ -182,7 +184,7 @@ class Upkeep:
             self._emit("retention.not-merged", severity, text)
             return False
         delete_pages(self.journal)
-        delete_retired(self.journal, clock=self.clock)
+        self._delete_retired()
         self._tell_merged(done, group, self.clock.monotonic() - started)
         return True
 
@@ -203,6 +205,16 @@ class Upkeep:
             seconds=round(seconds, 3),
         )
 
+    def _delete_retired(self) -> None:
+        if self.clock.monotonic() >= self._not_before:
+            delete_retired(self.journal, clock=self.clock, on_locked=self._put_off)
+
+    def _put_off(self, error: StoreLocked) -> None:
+        """What is locked is tried again with the next sweep."""
+        if self.clock.monotonic() >= self._not_before:
+            self._emit("retention.locked", Severity.INFORMATION, f"it stays for now: {error}")
+        self._not_before = self.clock.monotonic() + SWEEP_SECONDS
+
     def _sweep(self) -> bool:
         """Now and then: what nobody names. Never work left to do."""
         now = self.clock.monotonic()
@@ -212,13 +224,16 @@ class Upkeep:
         self._skipped.clear()
         self._unpaged.clear()
         self._unpaged_log.clear()
-        delete_promoted(self.journal, clock=self.clock)
+        delete_promoted(self.journal, clock=self.clock, on_locked=self._put_off)
         found = unnamed(self.journal)
         names = [*found.dead, *self._orphans(found.waiting, now)]
         for name in names:
             if self.cancel.is_set():
                 return False
-            self.journal.store.delete(name)
+            try:
+                self.journal.store.delete(name)
+            except StoreLocked as error:
+                self._put_off(error)
         if names:
             text = f"{len(names)} objects that no point names were deleted"
             self._emit("retention.swept", Severity.INFORMATION, text, objects=len(names))

@@ -15,9 +15,9 @@ from secondsite.gateway.upkeep import Upkeep
 from secondsite.journal import merge as merging
 from secondsite.journal.chain import Journal
 from secondsite.journal.keys import encode_wrapped
-from secondsite.journal.names import merged_prefix, segments_prefix, wrapped_key_name
+from secondsite.journal.names import is_of_points, merged_prefix, segments_prefix, wrapped_key_name
 from secondsite.journal.promote import OpenBase
-from secondsite.journal.store import StoreFull
+from secondsite.journal.store import StoreFull, StoreLocked
 from secondsite.journal.store_memory import PowerCut
 from secondsite.model.points import Consistency
 from secondsite.model.retention import HOUR, Policies, RetentionPolicy
@@ -230,6 +230,37 @@ def test_what_cannot_be_merged_is_told_once_and_left(monkeypatch: pytest.MonkeyP
     told = [event.text for _, event in rig.events.since(0, 1000) if event.code == "retention.not-merged"]
     assert len(told) == len(set(told)) > 0
     rig.check()
+
+
+def test_what_is_locked_stays_and_goes_when_its_lock_has_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in a bucket with object lock: merged points leave the list at once, their objects later."""
+    rig = Rig()
+    store = rig.replica.store
+    real, locked = store.delete, [True]
+
+    def delete(key: str) -> None:
+        if locked[0] and is_of_points(key):
+            raise StoreLocked(key=key, store="a bucket", until="tomorrow")
+        real(key)
+
+    monkeypatch.setattr(store, "delete", delete)
+    rig.points(60)
+    rig.settle()
+    rig.check()
+    assert rig.replica.journal.state().retired
+    assert rig.codes().count("retention.locked") == 1
+    rig.points(4)
+    rig.settle()
+    rig.check()
+    locked[0] = False
+    rig.points(7)
+    for _ in range(3):
+        rig.settle()
+        rig.replica.clock.advance(HOUR + 1)
+    rig.points(1)
+    rig.settle()
+    rig.check()
+    assert rig.replica.journal.state().retired == ()
 
 
 def test_the_thread_does_it_for_every_machine_and_tells_of_trouble() -> None:
