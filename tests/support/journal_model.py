@@ -71,10 +71,17 @@ class Replica:
 
     def segment(self, disk: DiskId, epoch: int, writes: Sequence[Write]) -> SegmentRef:
         """Change the source's disk and put the segment that tells of it."""
-        content, key = self.now[disk], self.keys[disk]
-        head = SegmentHead(
-            MACHINE, disk, epoch, SegmentId(self.chance.randbytes(16).hex()), key.id, len(content)
+        key = self.keys[disk]
+        segment = SegmentId(self.chance.randbytes(16).hex())
+        made, ref = self.write(
+            SegmentHead(MACHINE, disk, epoch, segment, key.id, len(self.now[disk])), writes
         )
+        self.store.put(self.journal.segment_name(ref), bytes(made))
+        return ref
+
+    def write(self, head: SegmentHead, writes: Sequence[Write]) -> tuple[memoryview, SegmentRef]:
+        """Change the source's disk; the segment that tells of it."""
+        content, key = self.now[head.disk], self.keys[head.disk]
         writer = SegmentWriter(head, key)
         for first, count, kind in writes:
             start, end = first * SUB, min((first + count) * SUB, len(content))
@@ -89,9 +96,7 @@ class Replica:
                 writer.add_zeros(start, length)
             else:
                 writer.add(start, memoryview(data))
-        made, ref = writer.finish()
-        self.store.put(self.journal.segment_name(ref), bytes(made))
-        return ref
+        return writer.finish()
 
     def proposal(self, segments: Sequence[SegmentRef], *, whole: bool = False) -> PointProposal:
         self.checkpoint += 1

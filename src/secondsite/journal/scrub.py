@@ -324,7 +324,8 @@ class _Run:
             prefix = base_sums_prefix(self._journal.machine, walk.disk)
             self._report.damaged.append(Damage(prefix, "base-sums", why))
             return
-        damage = next((d for d in self._report.damaged if d.object == loss.object), None)
+        mine = (d for d in self._report.damaged if d.object == loss.object and d.ranges.keys() <= {walk.disk})
+        damage = next(mine, None)
         if damage is None:
             damage = Damage(loss.object, loss.kind, loss.why)
             self._report.damaged.append(damage)

@@ -56,8 +56,18 @@ def read_log(journal: Journal, meter: Meter, trusted: Trusted | None) -> Log:
         raise log.foreign
     for damage in log.damaged:
         if damage.object == log.newest_state:
-            damage.points.update(log.listed())  # nothing is listed or read without it
+            _without_state(journal, log, damage)
+            break
     return log
+
+
+def _without_state(journal: Journal, log: Log, state: Damage) -> None:
+    """Nothing is listed or read without the newest state; what an older one names may be gone by right."""
+    state.points.update(log.listed())
+    log.beyond, log.points, log.head = log.listed(), [], None
+    there = set(journal.store.list(log_prefix(journal.machine)))
+    there.update(journal.store.list(spans_prefix(journal.machine)))
+    log.damaged = [d for d in log.damaged if d.kind == "state" or d.object in there]
 
 
 def _read_state(journal: Journal, meter: Meter) -> Log:

@@ -1,0 +1,429 @@
+"""Planted damage of every kind: found, named, and costing exactly the points it must."""
+
+from __future__ import annotations
+
+import random
+import threading
+from collections.abc import Callable
+
+import pytest
+
+from secondsite.base.clock import FakeClock, SystemClock
+from secondsite.base.errors import Outcome
+from secondsite.journal import scrub_disk
+from secondsite.journal.chain import Journal
+from secondsite.journal.errors import WrongKey
+from secondsite.journal.keys import KeyRing, VaultKey
+from secondsite.journal.names import (
+    base_sums_prefix,
+    log_name,
+    segments_prefix,
+    state_prefix,
+    wrapped_key_name,
+)
+from secondsite.journal.scrub import Damage, Position, ScrubCancelled, Trusted, scrub
+from secondsite.journal.segment_head import SegmentHead
+from secondsite.journal.store import StoreUnavailable
+from secondsite.model.extents import Extents
+from support.journal_model import DISKS, MACHINE, SIZE, SUB
+from support.scrub_model import Scrubbed
+
+VDA, VDB = DISKS
+
+
+@pytest.fixture
+def replica() -> Scrubbed:
+    """Points 2 to 7: the base is at 2, and a segment of vda at 4 is overwritten in two steps, at 5 and 7."""
+    made = Scrubbed(9)
+    made.claim()
+    made.add_point({VDA: [[(0, 60, "random")]], VDB: [[(0, 40, "random")]]})
+    made.promote(2)
+    made.add_point({VDB: [[(5, 4, "text")]]})  # 3
+    made.add_point({VDA: [[(16, 16, "random")]]})  # 4: one block of 64 KiB
+    made.add_point({VDA: [[(16, 8, "text")]]})  # 5
+    made.add_point({VDB: [[(7, 2, "zero")]]})  # 6
+    made.add_point({VDA: [[(20, 14, "random")]]})  # 7
+    return made
+
+
+def segment(replica: Scrubbed, number: int) -> str:
+    return replica.journal.segment_name(replica.journal.point(number).segments[0])
+
+
+def only(replica: Scrubbed) -> Damage:
+    report = replica.scrub()
+    assert report.outcome is Outcome.DAMAGED
+    assert len(report.damaged) == 1, report.damaged
+    return report.damaged[0]
+
+
+def test_a_sound_journal_proves_every_point(replica: Scrubbed) -> None:
+    report = replica.scrub()
+    assert report.damaged == []
+    assert report.proved == [2, 3, 4, 5, 6, 7]
+    assert report.reread == [7]  # point 2 is all in the base, which was read
+    assert report.outcome is Outcome.OK
+    assert report.bytes > 2 * SIZE
+
+
+# -- segments ---------------------------------------------------------------------------------------
+
+
+def test_a_block_costs_its_points_until_it_is_overwritten(replica: Scrubbed) -> None:
+    replica.flip(segment(replica, 4), 1000)
+    damage = only(replica)
+    assert (damage.kind, damage.object) == ("segment", segment(replica, 4))
+    assert damage.points == {4, 5, 6}
+    assert damage.ranges == {VDA: Extents.of([(16 * SUB, 32 * SUB)])}
+    assert not replica.scrub().missing
+    assert replica.scrub().proved == [2, 3, 7]
+
+
+def test_what_is_left_of_a_block_at_the_newest_point_is_missing(replica: Scrubbed) -> None:
+    replica.flip(segment(replica, 7), 1000)
+    report = replica.scrub()
+    assert report.lost == [7]
+    # the segment's second block, and what the first one lacks
+    assert report.missing[VDA].total_bytes in {12 * SUB, 2 * SUB}
+
+
+def test_every_byte_of_a_header_and_footer_is_watched(replica: Scrubbed) -> None:
+    name = segment(replica, 5)
+    size = len(replica.store._objects[name])
+    sound = replica.store._objects[name]
+    rng = random.Random(1)
+    places = [
+        *range(0, 192, 5),
+        *range(size - 128, size, 3),
+        *(rng.randrange(192, size - 128) for _ in range(30)),
+    ]
+    for place in places:
+        replica.flip(name, place, 1 << rng.randrange(8))
+        report = replica.scrub(points=[])
+        damage = next(d for d in report.damaged if d.object == name)
+        for number in replica.listed():
+            readable = replica.readable(replica.store, number)
+            assert readable == (number not in damage.points), f"byte {place}: {damage}"
+        replica.store._objects[name] = sound
+    assert replica.scrub().damaged == []
+
+
+def lengthened(replica: Scrubbed) -> None:
+    replica.lengthen(segment(replica, 4), b"more")
+
+
+def removed(replica: Scrubbed) -> None:
+    replica.remove(segment(replica, 4))
+
+
+def cut(replica: Scrubbed) -> None:
+    replica.truncate(segment(replica, 4), 5000)
+
+
+def emptied(replica: Scrubbed) -> None:
+    replica.truncate(segment(replica, 4), 0)
+
+
+def of_another_disk(replica: Scrubbed) -> None:
+    replica.replace(segment(replica, 4), by=segment(replica, 3))
+
+
+def of_another_point(replica: Scrubbed) -> None:
+    replica.replace(segment(replica, 4), by=segment(replica, 5))
+
+
+@pytest.mark.parametrize(
+    ("harm", "points"),
+    [
+        (lengthened, set()),  # a view reads as many bytes as the point names
+        (removed, {4, 5, 6, 7}),
+        (cut, {4, 5, 6, 7}),
+        (emptied, {4, 5, 6, 7}),
+        (of_another_disk, {4, 5, 6, 7}),
+        (of_another_point, {4, 5, 6, 7}),
+    ],
+)
+def test_an_object_that_is_not_the_one(
+    replica: Scrubbed, harm: Callable[[Scrubbed], None], points: set[int]
+) -> None:
+    harm(replica)
+    damage = only(replica)
+    assert (damage.object, damage.points) == (segment(replica, 4), points)
+    for number in replica.listed():
+        assert replica.readable(replica.store, number) == (number not in points)
+
+
+def test_swapped_segments_are_two_damages(replica: Scrubbed) -> None:
+    replica.swap(segment(replica, 4), segment(replica, 7))
+    report = replica.scrub()
+    costs = {damage.object: damage.points for damage in report.damaged}
+    assert costs == {segment(replica, 4): {4, 5, 6, 7}, segment(replica, 7): {7}}
+
+
+def test_another_version_of_a_segment_is_not_the_one(replica: Scrubbed) -> None:
+    """Sealed with the right keys under the right name and id, but with other content: the hash tells."""
+    ref = replica.journal.point(4).segments[0]
+    before = bytes(replica.now[VDA])
+    head = SegmentHead(MACHINE, VDA, 1, ref.id, replica.keys[VDA].id, SIZE)
+    other, _ = replica.write(head, [(16, 16, "random")])
+    replica.now[VDA][:] = before
+    replica.store._objects[segment(replica, 4)] = bytes(other)
+    report = replica.scrub()
+    assert any(damage.object == segment(replica, 4) for damage in report.damaged)
+    # it opens, and reads other bytes: the sums of what was committed say from where to where
+    assert {4, 5, 6} <= set(report.lost)
+    for number in report.proved:
+        assert replica.readable(replica.store, number)
+
+
+# -- log, state, keys -------------------------------------------------------------------------------
+
+
+def test_every_byte_of_a_record_is_watched(replica: Scrubbed) -> None:
+    name = log_name(MACHINE, 5)
+    sound = replica.store._objects[name]
+    for place in range(0, len(sound), 7):
+        replica.flip(name, place, 1 << place % 8)
+        report = replica.scrub()
+        assert [damage.object for damage in report.damaged] == [name], place
+        assert report.lost == [5, 6, 7]
+        assert report.head is None
+        replica.store._objects[name] = sound
+
+
+def test_a_record_that_is_gone_or_another_ones(replica: Scrubbed) -> None:
+    sound = replica.store._objects[log_name(MACHINE, 4)]
+    replica.remove(log_name(MACHINE, 4))
+    assert only(replica).points == {4, 5, 6, 7}
+    replica.store._create(log_name(MACHINE, 4), replica.store._objects[log_name(MACHINE, 3)])
+    assert only(replica).points == {4, 5, 6, 7}
+    replica.store._objects[log_name(MACHINE, 4)] = sound
+    assert replica.scrub().damaged == []
+
+
+def test_a_log_that_lost_its_end_or_was_written_anew_is_noticed(replica: Scrubbed) -> None:
+    trusted = replica.scrub().head
+    assert trusted is not None
+    assert trusted.number == 7
+    sound = replica.store._objects[log_name(MACHINE, 7)]
+    replica.remove(log_name(MACHINE, 7))
+    assert replica.scrub().damaged == []
+    [damage] = replica.scrub(trusted=trusted).damaged
+    assert (damage.kind, damage.points) == ("log", {7})
+    replica.store._create(log_name(MACHINE, 7), sound)
+    wrong = Trusted(7, "0" * 64)
+    report = replica.scrub(trusted=wrong)
+    assert report.lost == [2, 3, 4, 5, 6, 7]
+    assert report.head is None
+
+
+def test_a_state_that_went_back_is_noticed(replica: Scrubbed) -> None:
+    trusted = replica.scrub().head
+    assert trusted is not None
+    newest = max(replica.store.list(state_prefix(MACHINE)))
+    generation = int(newest[-16:])
+    later = Trusted(trusted.number, trusted.hash, generation + 40)
+    report = replica.scrub(trusted=later)
+    assert [damage.kind for damage in report.damaged] == ["state"]
+    assert report.lost == [2, 3, 4, 5, 6, 7]
+
+
+def test_the_newest_state_costs_everything_and_older_ones_nothing(replica: Scrubbed) -> None:
+    names = sorted(replica.store.list(state_prefix(MACHINE)))
+    sound = replica.store._objects[names[-1]]
+    for place in range(0, len(sound), 23):
+        replica.flip(names[-1], place)
+        damage = only(replica)
+        assert (damage.kind, damage.points) == ("state", {2, 3, 4, 5, 6, 7})
+        replica.store._objects[names[-1]] = sound
+    replica.flip(names[0], 200)
+    assert only(replica).points == set()
+
+
+def test_every_byte_of_a_wrapped_key_is_watched(replica: Scrubbed) -> None:
+    name = wrapped_key_name(MACHINE, replica.keys[VDA].id)
+    sound = replica.store._objects[name]
+    for place in range(0, len(sound), 11):
+        replica.flip(name, place)
+        report = replica.scrub()
+        assert {damage.object for damage in report.damaged} == {name}
+        # what the base holds can be read without it, but not be proved
+        assert report.lost == [4, 5, 6, 7]
+        assert report.unproved == [2, 3]
+        replica.store._objects[name] = sound
+
+
+def test_another_vaults_key_is_not_damage(replica: Scrubbed) -> None:
+    replica.vault = VaultKey.create()
+    with pytest.raises(WrongKey):
+        replica.scrub()
+
+
+# -- bases ------------------------------------------------------------------------------------------
+
+
+def test_a_byte_of_a_base_costs_what_reads_it_from_there(replica: Scrubbed) -> None:
+    replica.bases[VDA]._data[18 * SUB] ^= 1  # overwritten at 4 and after
+    replica.bases[VDB]._data[20 * SUB] ^= 1
+    report = replica.scrub()
+    costs = {disk: damage for damage in report.damaged for disk in damage.ranges}
+    assert costs[VDA].points == {2, 3}
+    assert costs[VDB].points == {2, 3, 4, 5, 6, 7}
+    assert report.missing == {VDB: Extents.of([(16 * SUB, 32 * SUB)])}
+
+
+def test_sums_that_are_wrong_cost_nothing_where_the_content_proves_itself(replica: Scrubbed) -> None:
+    [name] = replica.store.list(base_sums_prefix(MACHINE, VDA))
+    sound = replica.store._objects[name]
+    for place in (0, 9, 20, 40, 70, 90):
+        replica.flip(name, place)
+        damage = only(replica)
+        assert (damage.kind, damage.object, damage.points) == ("base-sums", name, set())
+        replica.store._objects[name] = sound
+    # those of another disk: whole in themselves
+    [other] = replica.store.list(base_sums_prefix(MACHINE, VDB))
+    replica.replace(name, by=other)
+    damage = only(replica)
+    assert (damage.kind, damage.points) == ("base-sums", set())
+
+
+def test_sums_and_base_replaced_together_do_not_pass(replica: Scrubbed) -> None:
+    for name in list(replica.store.list(base_sums_prefix(MACHINE, VDA))):
+        replica.remove(name)
+    replica.bases[VDA]._data[40 * SUB] ^= 1
+    report = replica.scrub()
+    assert [damage.kind for damage in report.damaged] == ["content"]
+    assert report.lost == [2, 3, 4, 5, 6, 7]
+
+
+def test_a_base_that_is_another_costs_every_point(replica: Scrubbed) -> None:
+    replica.bases[VDA]._identity = "0" * 32
+    report = replica.scrub()
+    assert report.lost == [2, 3, 4, 5, 6, 7]
+    assert not report.missing  # sending would not help
+
+
+def test_without_fingerprints_points_are_sound_but_not_proved() -> None:
+    replica = Scrubbed(2, fingerprints=False)
+    replica.claim()
+    replica.random_point()
+    replica.promote(2)
+    replica.random_point()
+    report = replica.scrub()
+    assert (report.damaged, report.proved, report.unproved) == ([], [], [2, 3])
+
+
+def test_many_digests_lie_in_a_file(replica: Scrubbed, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(scrub_disk, "IN_MEMORY_BYTES_MAX", 64)
+    assert replica.scrub().proved == [2, 3, 4, 5, 6, 7]
+
+
+# -- running ----------------------------------------------------------------------------------------
+
+
+def start(replica: Scrubbed, **options: object) -> list[Position]:
+    seen: list[Position] = []
+    scrub(
+        Journal(replica.store, MACHINE, replica.vault),
+        KeyRing(replica.store, MACHINE, replica.vault),
+        replica.base_of_store,
+        progress=seen.append,
+        **{"clock": replica.clock, **options},  # type: ignore[arg-type]
+    )
+    return seen
+
+
+def test_the_position_grows_to_the_total(replica: Scrubbed) -> None:
+    seen = start(replica)
+    assert [position.done_bytes for position in seen] == sorted(position.done_bytes for position in seen)
+    assert all(position.done_bytes <= position.total_bytes for position in seen)
+    assert {"reading the log", "reading the base of vda", "reading point 7 whole"} <= {p.doing for p in seen}
+
+
+def test_it_keeps_the_pace(replica: Scrubbed) -> None:
+    clock = FakeClock()
+    seen = start(replica, clock=clock, bytes_per_second=10_000.0)
+    assert clock.monotonic() == pytest.approx(seen[-1].done_bytes / 10_000, rel=0.01)
+
+
+def test_it_stops_when_asked_and_lets_go_of_its_pins(replica: Scrubbed) -> None:
+    cancel = threading.Event()
+    with pytest.raises(ScrubCancelled):
+        scrub(
+            Journal(replica.store, MACHINE, replica.vault),
+            KeyRing(replica.store, MACHINE, replica.vault),
+            replica.base_of_store,
+            clock=replica.clock,
+            cancel=cancel,
+            progress=lambda position: cancel.set() if position.doing == "reading point 5" else None,
+        )
+    assert not replica.journal.state().pins
+
+
+def test_a_store_that_is_gone_is_no_damage(replica: Scrubbed, monkeypatch: pytest.MonkeyPatch) -> None:
+    for _ in range(10):
+        replica.random_point()
+    read, gone = replica.store.read, [2]
+
+    def fail(key: str, start: int, length: int) -> bytes:
+        if key.startswith(segments_prefix(MACHINE)):
+            gone[0] -= 1
+            if gone[0] < 0:
+                raise StoreUnavailable(store="memory://", key=key, why="injected")
+        return read(key, start, length)
+
+    monkeypatch.setattr(replica.store, "read", fail)
+    with pytest.raises(StoreUnavailable):
+        replica.scrub()
+
+
+def test_one_object_that_cannot_be_read_is(replica: Scrubbed, monkeypatch: pytest.MonkeyPatch) -> None:
+    read = replica.store.read
+
+    def fail(key: str, start: int, length: int) -> bytes:
+        if key == segment(replica, 4):
+            raise StoreUnavailable(store="memory://", key=key, why="Input/output error")
+        return read(key, start, length)
+
+    name = segment(replica, 4)
+    monkeypatch.setattr(replica.store, "read", lambda k, s, n: fail(k, s, n) if k == name else read(k, s, n))
+    damage = only(replica)
+    assert (damage.object, damage.points) == (name, {4, 5, 6, 7})
+
+
+def test_points_come_and_go_while_it_runs() -> None:
+    """Commits, merges and promotions beside it: it neither fails nor sees damage, and lets go of all."""
+    replica = Scrubbed(4)
+    replica.claim()
+    for _ in range(8):
+        replica.random_point()
+    replica.promote(2)
+    done = threading.Event()
+    failed: list[str] = []
+
+    def verify() -> None:
+        try:
+            while not done.is_set():
+                report = scrub(
+                    Journal(replica.store, MACHINE, replica.vault),
+                    KeyRing(replica.store, MACHINE, replica.vault),
+                    replica.base_of_store,
+                    clock=SystemClock(),
+                )
+                failed.extend(f"{damage}" for damage in report.damaged)
+        except Exception as error:  # noqa: BLE001 - the thread's root: told by the test
+            failed.append(repr(error))
+
+    thread = threading.Thread(target=verify)
+    thread.start()
+    for _ in range(12):
+        replica.random_point()
+        points = replica.journal.points()
+        if len(points) > 5:
+            replica.merge(points[2].number, points[5].number)
+        replica.promote(points[1].number)
+    done.set()
+    thread.join()
+    assert failed == []
+    replica.promote(replica.journal.points()[-1].number)
+    assert len(replica.journal.points()) == 1
