@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import secrets
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -81,15 +82,22 @@ def make_replica(
 
 
 def extend_replica(
-    replica: Replica, chance: random.Random | None = None, *, application: bool = False
+    replica: Replica,
+    chance: random.Random | None = None,
+    *,
+    application: bool = False,
+    also: dict[DiskId, list[tuple[int, int]]] | None = None,
 ) -> None:
-    """One more point, five seconds after the last one."""
+    """One more point, five seconds after the last one. also: (offset, length) that it writes as well."""
     journal, index = replica.journal, len(replica.contents)
     chance = chance or random.Random(index)
     last = replica.contents[replica.newest] if index else {d: bytes(size) for d, size in SIZES.items()}
     disks = {disk: bytearray(data) for disk, data in last.items()}
     epoch = 1  # of the one claim
-    refs = [_write(replica, disk, data, chance, epoch) for disk, data in disks.items()]
+    refs = [
+        _write(replica, disk, data, chance, epoch, also=(also or {}).get(disk, ()))
+        for disk, data in disks.items()
+    ]
     given_at = START + timedelta(seconds=5 * index)
     consistency = Consistency.APPLICATION if application else Consistency.CRASH
     point = journal.commit(
@@ -100,7 +108,15 @@ def extend_replica(
     replica.given_at[point.number] = point.given_at
 
 
-def _write(replica: Replica, disk: DiskId, data: bytearray, chance: random.Random, epoch: int) -> SegmentRef:
+def _write(
+    replica: Replica,
+    disk: DiskId,
+    data: bytearray,
+    chance: random.Random,
+    epoch: int,
+    *,
+    also: Sequence[tuple[int, int]] = (),
+) -> SegmentRef:
     """Change three places of the disk, and make the segment that says so."""
     key = replica.keys[disk]
     head = SegmentHead(
@@ -112,11 +128,16 @@ def _write(replica: Replica, disk: DiskId, data: bytearray, chance: random.Rando
         disk_size_bytes=len(data),
     )
     writer = SegmentWriter(head, key)
-    for _ in range(3):
-        length = chance.choice([4, 8, 64]) * KIB
-        offset = chance.randrange(0, len(data) - length, 4 * KIB)
+
+    def write(offset: int, length: int) -> None:
         data[offset : offset + length] = chance.randbytes(length)
         writer.add(offset, memoryview(bytes(data[offset : offset + length])))
+
+    for _ in range(3):
+        length = chance.choice([4, 8, 64]) * KIB
+        write(chance.randrange(0, len(data) - length, 4 * KIB), length)
+    for offset, length in also:
+        write(offset, length)
     body, ref = writer.finish()
     replica.journal.store.put(replica.journal.segment_name(ref), body)
     return ref
