@@ -49,6 +49,7 @@ from secondsite.journal.names import (
     segment_name,
     span_name,
 )
+from secondsite.journal.record_rules import record_wrong
 from secondsite.journal.state import NO_READER, Pin, SpanRef, State, StateBusy, StateRecord
 from secondsite.journal.store import ObjectExists, ObjectMissing, ObjectStore
 from secondsite.model.ids import DiskId, MachineId, machine_id
@@ -283,6 +284,9 @@ class Journal:
 
     def _append(self, record: Record) -> bool:
         """Create the next record; False when another writer took the number."""
+        wrong = record_wrong(record)
+        if wrong:  # its readers would refuse it, and with it everything after it
+            raise ProposalInvalid(machine=self._machine, why=wrong)
         data = encode_record(record, self._key)
         name = log_name(self._machine, record.number)
         try:

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import itertools
 import re
+from datetime import datetime
 from typing import TypeVar
 
 import msgspec
@@ -169,6 +170,8 @@ def check_proposal(proposal: PointProposal, machine: MachineId, *, peer: str) ->
         raise ProtocolViolation(peer=peer, why="the point's epoch or nonce does not parse")
     if len(proposal.machine_name) > 255 or len(proposal.checkpoint) > 255:
         raise ProtocolViolation(peer=peer, why="a name in the point is too long")
+    if not _is_time(proposal.asked_at) or not _is_time(proposal.given_at):
+        raise ProtocolViolation(peer=peer, why="a time of the point does not parse")
     sizes = {disk_id(disk.id): disk.size_bytes for disk in proposal.disks}
     if not sizes or len(sizes) != len(proposal.disks) or min(sizes.values()) < 0:
         raise ProtocolViolation(peer=peer, why="the point's disks do not fit together")
@@ -184,6 +187,14 @@ def check_proposal(proposal: PointProposal, machine: MachineId, *, peer: str) ->
             raise ProtocolViolation(peer=peer, why=f"segment {segment.id} has numbers out of range")
         if not _HEX64.match(segment.hash):
             raise ProtocolViolation(peer=peer, why=f"segment {segment.id} has no hash")
+
+
+def _is_time(text: str) -> bool:
+    """Whether it is an RFC 3339 time with its zone: whoever lists points computes with it."""
+    try:
+        return datetime.fromisoformat(text).tzinfo is not None
+    except ValueError:
+        return False
 
 
 _STATUS = {
@@ -209,6 +220,6 @@ def remote_error(body: bytes, status: int, *, peer: str) -> SecondsiteError:
     """The error a peer's answer carries."""
     try:
         fields = msgspec.json.decode(body, type=dict[str, str])
-    except (msgspec.DecodeError, RecursionError):
+    except JSON_ERRORS:
         return ProtocolViolation(peer=peer, why=f"status {status} without an error of ours in the body")
     return RemoteError({key: str(value)[:2000] for key, value in list(fields.items())[:16]})
