@@ -8,6 +8,7 @@ real machine at a site of the lab.
 from __future__ import annotations
 
 import contextlib
+import os
 import re
 import shutil
 import subprocess
@@ -19,12 +20,14 @@ from pathlib import Path
 
 import pytest
 
+from secondsite.base.units import MIB
 from secondsite.gateway import status
 from secondsite.journal.chain import Journal
 from secondsite.journal.store_local import LocalStore
 from secondsite.lab.machine import create_guest, wait_console
 from secondsite.lab.place import Site
 from secondsite.lab.sites import Sites
+from secondsite.transfer.retry import RetryPolicy
 from support.hosts import MACHINE, Hosts, two_hosts
 from support.lab import SMALL_GUEST, boot_files
 from support.rescue import Left, leave_store
@@ -34,7 +37,9 @@ pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300)]
 
 
 @pytest.fixture
-def hosts() -> Iterator[Hosts]:
+def hosts(monkeypatch: pytest.MonkeyPatch) -> Iterator[Hosts]:
+    # a gateway that found the other one in trouble asks again within half a minute; here within two seconds
+    monkeypatch.setattr(RetryPolicy, "seconds", lambda self, attempt, chance: min(0.25 * attempt, 2.0))
     with tempfile.TemporaryDirectory(prefix="rb") as name, two_hosts(Path(name)) as made:
         yield made
 
@@ -100,6 +105,8 @@ def test_store_full(hosts: Hosts, small_volume: Path) -> None:
     fill(hosts)
     be_sure(hosts, full)
     assert "ingest.request-refused" in hosts.codes("B")
+    room = os.statvfs(small_volume)
+    assert room.f_bavail * room.f_frsize < 4 * MIB
     kept = hosts.points()
     assert hosts.read_point(kept[-1].number), "what is in a full store can be read"
     # 1. it grows: nothing is restarted
