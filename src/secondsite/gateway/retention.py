@@ -32,6 +32,7 @@ log = logging.getLogger(__name__)
 PASS_SECONDS = 60.0
 # After a failure (a full volume, say) the work is tried again this much later.
 RETRY_SECONDS = 60.0
+TELL_AGAIN_SECONDS = 3600.0
 
 
 def none_verified(_machine: MachineId) -> Collection[int]:
@@ -70,6 +71,7 @@ class Retention:
         self._lock = threading.Lock()
         self._machines: dict[MachineId, Upkeep] = {}
         self._not_before: dict[MachineId, float] = {}  # after a failure
+        self._told: dict[MachineId, tuple[str, float]] = {}  # the failure told last, and when
         self._wake = threading.Event()
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._root, name="retention", daemon=True)
@@ -153,11 +155,18 @@ class Retention:
         except Cancelled:
             return False
         except SecondsiteError as error:
-            text = f"the journal's upkeep could not go on: {error}"
-            self._events.emit("retention.failed", Severity.WARNING, text, machine=machine)
+            self._tell_failed(machine, f"the journal's upkeep could not go on: {error}")
         except Exception as error:  # a thread's root: told, and tried again
             log.exception("the upkeep of a journal failed")
             text = f"the journal's upkeep failed: {type(error).__name__}: {error}"
             self._events.emit("retention.internal-error", Severity.CRITICAL, text, machine=machine)
         self._not_before[machine] = self._clock.monotonic() + RETRY_SECONDS
         return False
+
+    def _tell_failed(self, machine: MachineId, text: str) -> None:
+        """The same trouble once an hour, though it is tried again each minute."""
+        now = self._clock.monotonic()
+        told, at = self._told.get(machine, ("", 0.0))
+        if text != told or now - at >= TELL_AGAIN_SECONDS:
+            self._told[machine] = (text, now)
+            self._events.emit("retention.failed", Severity.WARNING, text, machine=machine)

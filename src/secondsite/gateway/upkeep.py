@@ -18,6 +18,7 @@ from secondsite.journal.chain import Journal
 from secondsite.journal.keys import KeyRing
 from secondsite.journal.merge import Merged, NotMergeable, abandon, merge
 from secondsite.journal.page_write import delete_pages, write_log_page, write_page
+from secondsite.journal.pages import LEVELS
 from secondsite.journal.promote import OpenBase, promote
 from secondsite.journal.promote_past import point_past_damage
 from secondsite.journal.scrub_segment import UNUSABLE
@@ -57,6 +58,7 @@ class Upkeep:
     _waiting: dict[str, tuple[int, float]] = field(default_factory=dict)  # unnamed segments, first seen
     _unpaged: set[tuple[DiskId, int, int]] = field(default_factory=set)  # pages that cannot be made
     _not_before: float = 0.0  # for deleting, where objects are locked
+    _paged: int = -1  # stretches of records there were when all pages were made
     _unpaged_log: set[int] = field(default_factory=set)
     _skipped: set[tuple[int, int]] = field(default_factory=set)  # groups that cannot be merged as they are
 
@@ -83,10 +85,7 @@ class Upkeep:
         for group in decision.groups:
             if (group.after, group.last) not in self._skipped:
                 return self._merge(group, points)
-        if (
-            write_log_page(self.journal, without=self._unpaged_log) is not None
-            or write_page(self.journal, self.keys, without=self._unpaged) is not None
-        ):
+        if self._page():
             return True
         return self._sweep()
 
@@ -99,6 +98,19 @@ class Upkeep:
             if past is None or past <= number:
                 raise
             return self._promote(past, f"{why}; what it lacked was written again: {error}", past_damage=True)
+
+    def _page(self) -> bool:
+        """Make a page, where a stretch of records ended since the last look: a look is a listing or two."""
+        ended = self.journal.head().number // LEVELS[0]
+        if ended == self._paged:
+            return False
+        if (
+            write_log_page(self.journal, without=self._unpaged_log) is not None
+            or write_page(self.journal, self.keys, without=self._unpaged) is not None
+        ):
+            return True
+        self._paged = ended
+        return False
 
     def decide(self, state: State, points: Sequence[Point]) -> Decision:
         """What the policy asks for now."""
