@@ -47,9 +47,14 @@ def head(point: int | None = None, *, epoch: int = 1, claimant: str | None = "a"
 
 
 def facts(
-    at: TargetHead, *checkpoints: int, pending: tuple[Pending, ...] = (), seeding: Seeding | None = None
+    at: TargetHead,
+    *checkpoints: int,
+    pending: tuple[Pending, ...] = (),
+    seeding: Seeding | None = None,
+    lost: str = "",
+    too_much: str = "",
 ) -> Facts:
-    return Facts("a", at, [c(number) for number in checkpoints], pending, seeding)
+    return Facts("a", at, [c(number) for number in checkpoints], pending, seeding, lost, too_much)
 
 
 def p(number: int, parent: int | None, *, epoch: int = 1) -> Pending:
@@ -72,6 +77,15 @@ CASES = {
     "the target lost all it had": (facts(NEW, 4, pending=(p(5, 4),)), Drop),
     "an interrupted copy goes on": (facts(head(), 2, seeding=Seeding(1, c(2), resync=False)), Copy),
     "its checkpoint died": (facts(head(), seeding=Seeding(1, c(2), resync=False)), DropSeeding),
+    "it lost track, and said why": (facts(head(4), lost="killed"), Copy),
+    "it lost track of sealed instants, too": (facts(head(4), pending=(p(5, 4),), lost="killed"), Drop),
+    "a disk is too much for one capture": (facts(head(4), 4, too_much="vdc"), Copy),
+    "what was sealed goes before it": (facts(head(4), 4, 5, pending=(p(5, 4),), too_much="vdc"), Cycle),
+    "a copy under way takes it in": (
+        facts(head(4), 4, seeding=Seeding(1, c(4), resync=True), too_much="vdc"),
+        Copy,
+    ),
+    "another writes, whatever was lost": (facts(head(4, claimant="b"), lost="killed"), Hold),
     "its epoch is over": (facts(head(epoch=2), 2, seeding=Seeding(1, c(2), resync=False)), DropSeeding),
 }
 
@@ -92,6 +106,17 @@ def test_details_of_steps() -> None:
     assert isinstance(resync, Copy)
     assert resync.resync
     assert not resync.resume
+    told = plan.next_step(facts(head(4), lost="killed", too_much="vdc"))
+    assert told == Copy(resync=True, resume=False, why="killed"), "what is lost comes first"
+    assert plan.next_step(facts(head(4), 4, too_much="vdc")) == Copy(resync=True, resume=False, why="vdc")
+
+
+def test_some_rule_always_has_a_step() -> None:
+    for at in (NEW, head(), head(4), head(4, claimant="b")):
+        for pending in ((), (p(5, 4),), (p(9, 8),)):
+            for lost in ("", "killed"):
+                for there in ((), (4,), (4, 5)):
+                    assert plan.next_step(facts(at, *there, pending=pending, lost=lost)) is not None
 
 
 @pytest.mark.parametrize(

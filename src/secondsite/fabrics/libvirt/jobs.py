@@ -68,7 +68,13 @@ def running(domain: Any) -> str | None:
 
 
 def any_running(domain: Any) -> bool:
-    """Whether a job of anybody runs on the domain, or is just ending."""
+    """Whether a job of anybody runs on the domain, or is just ending.
+
+    A backup is looked for first, by its definition: to be asked for the figures of one that ends at that
+    moment can end libvirtd 9.0 (a null pointer in its driver, seen here).
+    """
+    if running(domain) is not None:
+        return True
     try:
         return bool(domain.jobInfo()[0] != libvirt.VIR_DOMAIN_JOB_NONE)
     except libvirt.libvirtError as error:
