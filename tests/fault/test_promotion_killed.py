@@ -18,13 +18,14 @@ import pytest
 from secondsite.base import crash
 from secondsite.journal import bases, promote, store_local, sweep
 from secondsite.journal.base_sums import differing, read_sums
-from secondsite.journal.bases import RawBase
+from secondsite.journal.bases import BaseImage
 from secondsite.journal.keys import encode_wrapped
 from secondsite.journal.names import segments_prefix, wrapped_key_name
 from secondsite.journal.store_local import LocalStore
 from secondsite.journal.view import open_view
 from secondsite.model.ids import DiskId
 from support import promotion_process
+from support.bases import wait_gone
 from support.journal_model import DISKS, MACHINE, SUB, Replica
 
 pytestmark = pytest.mark.fault
@@ -51,16 +52,18 @@ MARKS = [
 class Site:
     """A copy of the prepared replica, and what its points must read."""
 
-    def __init__(self, root: Path, replica: Replica, target: int) -> None:
-        self.root, self.replica, self.target = root, replica, target
+    def __init__(self, root: Path, replica: Replica, target: int, base_format: str) -> None:
+        self.root, self.replica, self.target, self.base_format = root, replica, target, base_format
 
     def promote(self, crash_at: str = "") -> int:
         environment = {**os.environ, "SECONDSITE_CRASH_AT": crash_at, "PYTHONPATH": os.pathsep.join(sys.path)}
-        command = [sys.executable, "-m", "support.promotion_process", str(self.root), str(self.target)]
+        command = [sys.executable, "-m", "support.promotion_process", str(self.root)]
+        command += [str(self.target), self.base_format]
         return subprocess.run(command, env=environment, timeout=SECONDS_MAX, check=False).returncode
 
-    def base(self, disk: DiskId) -> RawBase:
-        return RawBase(promotion_process.base_path(self.root, disk), read_only=True)
+    def base(self, disk: DiskId) -> BaseImage:
+        path = promotion_process.base_path(self.root, disk, self.base_format)
+        return promotion_process.open_base(path, read_only=True)
 
     def check(self) -> None:
         """Every listed point, and every one above the floor is listed."""
@@ -92,10 +95,15 @@ class Site:
             sums = read_sums(journal.store, MACHINE, disk)
             assert list(differing(base, sums, key.digest_seed())) == []
             base.close()
+        if self.base_format == "qcow2":
+            wait_gone(self.root)
+            for disk in DISKS:
+                path = promotion_process.base_path(self.root, disk, "qcow2")
+                subprocess.run(["qemu-img", "check", "-q", "-f", "qcow2", str(path)], check=True)
 
 
-@pytest.fixture(scope="module")
-def prepared(tmp_path_factory: pytest.TempPathFactory) -> Site:
+@pytest.fixture(scope="module", params=["raw", "qcow2"])
+def prepared(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Site:
     """Seven points, the first promoted, one disk larger from the third on; the target is the fifth."""
     root = tmp_path_factory.mktemp("prepared")
     replica = Replica(11)
@@ -114,15 +122,15 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Site:
     for disk, key in replica.keys.items():
         store.put(wrapped_key_name(MACHINE, key.id), encode_wrapped(replica.vault, MACHINE, disk, key))
     numbers = sorted(replica.points)
-    promotion_process.run(root, numbers[0])
-    return Site(root, replica, numbers[4])
+    promotion_process.run(root, numbers[0], request.param)
+    return Site(root, replica, numbers[4], request.param)
 
 
 @pytest.fixture
 def site(prepared: Site, tmp_path: Path) -> Site:
     root = tmp_path / "site"
     shutil.copytree(prepared.root, root)  # with the bases' extended attributes
-    return Site(root, prepared.replica, prepared.target)
+    return Site(root, prepared.replica, prepared.target, prepared.base_format)
 
 
 def test_the_marks_of_promotion_are_all_in_the_list() -> None:

@@ -142,6 +142,7 @@ class SimBase:
     def __init__(self, world: World, inner: MemoryBase) -> None:
         self._world, self._inner = world, inner
 
+    format = property(lambda self: self._inner.format)
     locator = property(lambda self: self._inner.locator)
     identity = property(lambda self: self._inner.identity)
     size_bytes = property(lambda self: self._inner.size_bytes)

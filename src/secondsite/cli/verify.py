@@ -215,8 +215,8 @@ def _offline(where: StoreAndKey, machine: str | None, wish: _Wish, listing: List
 def _verify_here(rescue: Rescue, machine: MachineId, wish: _Wish, *, quiet: bool) -> VerificationReport:
     from secondsite.base.clock import SystemClock
     from secondsite.cli.progress import CopyProgress
+    from secondsite.gateway.bases import base_opener
     from secondsite.gateway.verdict_of import report_of
-    from secondsite.gateway.views import base_opener
     from secondsite.journal.chain import Journal
     from secondsite.journal.keys import KeyRing
     from secondsite.journal.scrub import scrub

@@ -108,8 +108,9 @@ class GatewayConfig(_Section):
     store_credentials: Path | None = None
     # objects of points are locked for so long, in an S3 bucket made with object lock; 0: not at all
     store_lock_days: Annotated[int, Field(ge=0, le=3650)] = 0
-    # in a storage pool of this site: first copies become raw images here; absent: all stays in the journal
+    # in a storage pool of this site: first copies become images here; absent: all stays in the journal
     base_dir: Path | None = None
+    base_format: Literal["raw", "qcow2"] = "raw"  # of new ones; those that are there stay what they are
     vault_key: Path
     tls: Tls
     listen: Listen | None = None

@@ -20,6 +20,8 @@ from secondsite.base.errors import InvalidInput
 from secondsite.base.memory import give_back_large_buffers
 from secondsite.base.units import MIB
 from secondsite.fabrics.base import Fabric
+from secondsite.gateway.basehost import end_idle
+from secondsite.gateway.bases import base_opener, bases_under
 from secondsite.gateway.certificates import CertificateWatch
 from secondsite.gateway.config import FabricSettings, GatewayConfig, load_config
 from secondsite.gateway.control import ControlServices
@@ -30,7 +32,6 @@ from secondsite.gateway.exports import Exports, qemu_access
 from secondsite.gateway.fingerprints import Fingerprints
 from secondsite.gateway.holds import Holds
 from secondsite.gateway.pins import Pins
-from secondsite.gateway.promotion import bases_under
 from secondsite.gateway.receive import GatewayReceiver, PeerRule
 from secondsite.gateway.recover import Recovery
 from secondsite.gateway.recoverykey import RecoveryKeyGuard
@@ -40,14 +41,12 @@ from secondsite.gateway.retention_report import RetentionReports
 from secondsite.gateway.runtime import Protections, Route
 from secondsite.gateway.scrub import Scrubs
 from secondsite.gateway.storecheck import open_checked
-from secondsite.gateway.views import BaseMoved, load_key
-from secondsite.journal.bases import BaseImage, RawBase
+from secondsite.gateway.views import load_key
 from secondsite.journal.chain import Journal
 from secondsite.journal.store import ObjectStore
 from secondsite.journal.stores import local_directory
-from secondsite.journal.view import BaseOf
 from secondsite.model.events import EventSink
-from secondsite.model.ids import DiskId, machine_id
+from secondsite.model.ids import machine_id
 from secondsite.model.points import Point
 from secondsite.transfer.bandwidth import TokenBucket
 from secondsite.transfer.ingest import IngestServer
@@ -193,11 +192,12 @@ class Gateway:
         config = self._config
         if config.listen is None:
             return None
+        end_idle()
         retention = Retention(
             store,
             config.retention.policies(),
             vault=self._vault,
-            open_base=bases_under(config.base_dir) if config.base_dir is not None else None,
+            open_base=bases_under(config.base_dir, config.base_format) if config.base_dir else None,
             clock=self.clock,
             events=self.events,
             verified=scrubs.verified,
@@ -228,7 +228,7 @@ class Gateway:
         fingerprints = Fingerprints(
             config.cache_dir / "fingerprints",
             vault=self._vault,
-            bases_of=_bases_of,
+            bases_of=base_opener,
             clock=self.clock,
             events=self.events,
         )
@@ -241,7 +241,7 @@ class Gateway:
             events=self.events,
             fingerprints=fingerprints.of,
             on_commit=committed,
-            digests=DigestService(fingerprints, vault=self._vault, bases_of=_bases_of, clock=self.clock),
+            digests=DigestService(fingerprints, vault=self._vault, bases_of=base_opener, clock=self.clock),
             repairs=self._repairs.wanted,
         )
         server = IngestServer(
@@ -333,22 +333,6 @@ def open_libvirt(settings: FabricSettings, state_dir: Path, clock: Clock, events
         clock=clock,
         events=events,
     )
-
-
-def _bases_of(journal: Journal) -> BaseOf:
-    """Opens a machine's bases, read-only, where the store says they are."""
-    state = journal.state()
-
-    def base_of(disk: DiskId) -> BaseImage | None:
-        base = state.base(disk)
-        if base is None:
-            return None
-        path = Path(base.locator)
-        if not path.exists():
-            raise BaseMoved(disk=disk, locator=path)
-        return RawBase(path, read_only=True)
-
-    return base_of
 
 
 def _peer_rules(config: GatewayConfig) -> dict[str, PeerRule]:

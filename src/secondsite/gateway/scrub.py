@@ -24,6 +24,7 @@ from secondsite.base.errors import Outcome, SecondsiteError
 from secondsite.base.files import read_limited, replace_file
 from secondsite.base.parse import JSON_ERRORS
 from secondsite.base.units import MIB, format_bytes
+from secondsite.gateway.bases import base_opener
 from secondsite.gateway.choose import choose_point
 from secondsite.gateway.messages import VerificationSummary
 from secondsite.gateway.verdict_of import report_of
@@ -34,7 +35,6 @@ from secondsite.gateway.verdicts import (
     VerifyRequest,
     spans_text,
 )
-from secondsite.gateway.views import base_opener
 from secondsite.journal.chain import Journal, machines
 from secondsite.journal.keys import KeyRing, VaultKey
 from secondsite.journal.scrub import Position, ScrubCancelled, ScrubReport, Trusted, scrub

@@ -6,11 +6,11 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from secondsite.base.errors import InvalidInput, Outcome, SecondsiteError
-from secondsite.journal.bases import BaseImage, RawBase
+from secondsite.gateway.bases import base_opener
 from secondsite.journal.chain import Journal
 from secondsite.journal.keys import KeyRing, VaultKey
 from secondsite.journal.manifest import open_definition
-from secondsite.journal.view import BaseOf, PointView, open_view
+from secondsite.journal.view import PointView, open_view
 from secondsite.model.ids import DiskId
 from secondsite.model.machines import Definition
 from secondsite.model.points import Point
@@ -37,33 +37,6 @@ def load_key(path: Path) -> VaultKey:
         return VaultKey.load(path)
     except OSError as error:
         raise KeyFileMissing(path=path, why=error.strerror or error) from None
-
-
-class BaseMoved(SecondsiteError):
-    """Nothing is where the base was last."""
-
-    code = "base.moved"
-    outcome = Outcome.NOT_FOUND
-    happened = "The base of disk {disk} is not at {locator}."
-    cause = "It was moved, its volume is not mounted, or this is another machine than the one that kept it."
-    action = (
-        "Say where it is now with --base {disk}=PATH; it is checked. See RUNBOOK.md, rescue without a server."
-    )
-
-
-def base_opener(journal: Journal, moved: Mapping[DiskId, str] | None = None) -> BaseOf:
-    """Opens a machine's bases, read-only, where the store says they are now, or where they were moved to."""
-
-    def base_of(disk: DiskId) -> BaseImage | None:
-        base = journal.state().base(disk)
-        if base is None:
-            return None
-        path = Path((moved or {}).get(disk, base.locator))
-        if not path.exists():
-            raise BaseMoved(disk=disk, locator=path)
-        return RawBase(path, read_only=True)
-
-    return base_of
 
 
 def open_point_view(

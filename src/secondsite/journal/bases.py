@@ -53,6 +53,10 @@ class BaseImage(Protocol):
     """A disk image a journal is promoted into and views read from. Thread-safe for reading."""
 
     @property
+    def format(self) -> str:
+        """How it is to be opened: "raw" or "qcow2"."""
+
+    @property
     def locator(self) -> str:
         """Where it is, for people and for finding it again."""
 
@@ -88,6 +92,8 @@ class BaseImage(Protocol):
 
 class RawBase:
     """A sparse raw image file."""
+
+    format = "raw"
 
     def __init__(self, path: Path | str, *, read_only: bool = False) -> None:
         """Open an existing image. Raises BaseFailed (also when there is none)."""

@@ -16,6 +16,8 @@ class MemoryBase:
     last sync is there or not (`restarted` is told which).
     """
 
+    format = "raw"
+
     def __init__(self, size_bytes: int, faults: Faults | None = None, *, content: bytes = b"") -> None:
         """All zeros, or `content`."""
         self.faults = faults or Faults()

@@ -107,7 +107,11 @@ def _raise_floor(journal: Journal, number: int, open_base: OpenBase, now: str) -
                 base.sync()
                 made.append(
                     BaseState(
-                        disk=disk.id, locator=base.locator, identity=base.identity, size_bytes=base.size_bytes
+                        disk=disk.id,
+                        locator=base.locator,
+                        identity=base.identity,
+                        size_bytes=base.size_bytes,
+                        format=base.format,
                     )
                 )
             finally:

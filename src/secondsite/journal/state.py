@@ -111,6 +111,7 @@ class BaseState(msgspec.Struct, frozen=True, kw_only=True):
     locator: str  # where it was last, e.g. a path at the target site
     identity: str  # random, kept with the base itself; another file at the same place is refused
     size_bytes: int
+    format: str = "raw"  # never guessed: a guest writes what a raw image begins with
 
 
 class State(msgspec.Struct, frozen=True, kw_only=True):

@@ -13,12 +13,15 @@ from pathlib import Path
 import pytest
 
 from secondsite.base.clock import FakeClock
-from secondsite.journal.bases import RawBase
+from secondsite.gateway.bases import open_base_for_writing
+from secondsite.gateway.qcow2 import Qcow2Base
+from secondsite.journal.bases import BaseImage, RawBase
 from secondsite.journal.keys import KeyRing, VaultKey
 from secondsite.journal.names import log_name
 from secondsite.journal.promote import promote
 from secondsite.journal.state import BaseState
 from secondsite.model.ids import DiskId
+from support.bases import wait_gone
 from support.control import Ran, command_environment, read_uri, run_command
 from support.machines import SHOP
 from support.replicas import Replica, make_replica
@@ -218,14 +221,24 @@ def test_take_over_claims_the_epoch_before_anything_boots(replica: Replica) -> N
     assert [point.number for point in replica.journal.points()] == sorted(replica.contents)
 
 
+@pytest.fixture(params=["raw", "qcow2"])
+def base_format(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
+    yield request.param
+    wait_gone(tmp_path)
+
+
 @pytest.fixture
-def promoted(replica: Replica) -> Replica:
+def promoted(replica: Replica, base_format: str) -> Replica:
     """The second point and all before it are in bases, in a pool; the third is in the journal above them."""
     pool = replica.root / "pool"
     pool.mkdir()
 
-    def open_base(disk: DiskId, size_bytes: int, known: BaseState | None) -> RawBase:
-        return RawBase(known.locator) if known else RawBase.create(pool / f"shop-{disk}.raw", size_bytes)
+    def open_base(disk: DiskId, size_bytes: int, known: BaseState | None) -> BaseImage:
+        assert known is None or known.format == base_format
+        if known is not None:
+            return open_base_for_writing(known)
+        kind = Qcow2Base if base_format == "qcow2" else RawBase
+        return kind.create(pool / f"shop-{disk}.{base_format}", size_bytes)
 
     journal = replica.journal
     keys = KeyRing(journal.store, SHOP, replica.vault)
@@ -242,30 +255,40 @@ def test_bases_are_found_where_the_store_says(promoted: Replica, tmp_path: Path)
                 assert read_uri(uri) == content
 
 
-def test_a_moved_base_is_asked_for_checked_and_used(promoted: Replica, tmp_path: Path) -> None:
+def test_a_moved_base_is_asked_for_checked_and_used(
+    promoted: Replica, base_format: str, tmp_path: Path
+) -> None:
     elsewhere = tmp_path / "elsewhere"
     shutil.move(promoted.root / "pool", elsewhere)
     look = tmp_path / "look"
     ran = rescue(promoted, "export", "shop", "--socket-dir", look)
     assert ran.code == 3
-    assert f"The base of disk vda is not at {promoted.root}/pool/shop-vda.raw." in ran.err
+    assert f"The base of disk vda is not at {promoted.root}/pool/shop-vda.{base_format}." in ran.err
     assert "--base vda=PATH" in ran.err
-    moved = [f"--base=vda={elsewhere}/shop-vda.raw", f"--base=vdb={elsewhere}/shop-vdb.raw"]
+    moved = [
+        f"--base=vda={elsewhere}/shop-vda.{base_format}",
+        f"--base=vdb={elsewhere}/shop-vdb.{base_format}",
+    ]
     with exported(promoted, "shop", "--socket-dir", look, *moved) as uris:
         for uri, content in zip(uris, promoted.contents[promoted.newest].values(), strict=True):
             assert read_uri(uri) == content
-    swapped = [f"--base=vda={elsewhere}/shop-vdb.raw", f"--base=vdb={elsewhere}/shop-vda.raw"]
+    swapped = [
+        f"--base=vda={elsewhere}/shop-vdb.{base_format}",
+        f"--base=vdb={elsewhere}/shop-vda.{base_format}",
+    ]
     ran = rescue(promoted, "export", "shop", "--socket-dir", look, *swapped)
     assert ran.code == 4
     assert "has another identity than the store knows" in ran.err
     assert promoted.journal.state().pins == ()
 
 
-def test_another_file_at_the_bases_place_is_refused(promoted: Replica, tmp_path: Path) -> None:
-    path = promoted.root / "pool" / "shop-vda.raw"
-    size = path.stat().st_size
+def test_another_file_at_the_bases_place_is_refused(
+    promoted: Replica, base_format: str, tmp_path: Path
+) -> None:
+    path = promoted.root / "pool" / f"shop-vda.{base_format}"
     path.unlink()
-    RawBase.create(path, size).close()
+    kind = Qcow2Base if base_format == "qcow2" else RawBase
+    kind.create(path, len(promoted.contents[promoted.newest][DiskId("vda")])).close()
     ran = rescue(promoted, "export", "shop", "--socket-dir", tmp_path / "look")
     assert ran.code == 4
     assert "base.mismatch" in ran.err

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from secondsite.gateway import qcow2
 from secondsite.journal import base_sums, log_pages, pages, state
 from secondsite.journal import format as fmt
 
@@ -25,6 +26,7 @@ SIZES = {
     "Page header": pages.HEADER.size,
     "Log page header": log_pages.HEADER.size,
     "Sums header": base_sums.HEADER.size,
+    "Base extension": qcow2.EXTENSION.size,
 }
 
 
