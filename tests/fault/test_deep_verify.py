@@ -11,9 +11,9 @@ import pytest
 from secondsite.base.units import KIB, MIB, SUB_BLOCK_BYTES
 from secondsite.gateway import deepverify
 from secondsite.gateway.deepverify import DeepVerifier, VerifyRunning
-from secondsite.gateway.encode import _Work
 from secondsite.gateway.messages import DeepVerification
 from secondsite.gateway.replicate import Replication
+from secondsite.gateway.subblocks import Bools, SideLog, SubBlockTable, Uint64s
 from secondsite.model.ids import DiskId
 from secondsite.model.states import ItemState
 from secondsite.transfer.errors import DigestsNotReady
@@ -87,20 +87,20 @@ def test_what_tracking_did_not_see_is_found_and_named(rig: Rig) -> None:
 def test_what_encoding_lost_is_found(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
     """A planted bug in the data path: a sub-block that changed is not sent."""
     replication = protected(rig)
-    piece = _Work._piece
+    changed = SubBlockTable.changed
     victim = 2 * MIB
 
-    def lossy(work: _Work, track: object, offset: int, data: memoryview, digests: object) -> None:
-        if offset <= victim < offset + len(data):
-            skip = victim - offset + SUB_BLOCK_BYTES
-            rest = data[skip:]
-            if len(rest):
-                piece(work, track, offset + skip, rest, digests[skip // SUB_BLOCK_BYTES :])  # type: ignore[arg-type,index]
-            return
-        piece(work, track, offset, data, digests)  # type: ignore[arg-type]
+    def blind(
+        table: SubBlockTable, log: SideLog, first: int, values: Uint64s, before: Uint64s | None = None
+    ) -> Bools:
+        differs = changed(table, log, first, values, before)
+        index = victim // SUB_BLOCK_BYTES - first
+        if table is rig.tables[DiskId("vda")] and 0 <= index < len(differs):
+            differs[index] = False
+        return differs
 
     with monkeypatch.context() as patch:
-        patch.setattr(_Work, "_piece", lossy)
+        patch.setattr(SubBlockTable, "changed", blind)
         rig.fabric.write(rig.machine, "vda", victim, rig.chance.randbytes(64 * KIB))
         replication.take_point(seconds_max=30)
     found = verified(rig)

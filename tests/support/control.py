@@ -25,6 +25,9 @@ from secondsite.gateway.messages import (
     ProtectionState,
     ProtectionStatus,
     ProtectRequest,
+    SeedExportRequest,
+    SeedExportState,
+    SeedExportStatus,
 )
 from secondsite.model.events import Event, Severity
 from secondsite.model.ids import MachineId
@@ -79,6 +82,7 @@ class Protections:
     fail_with: str = ""
     deep: DeepVerification | None = None
     differing: tuple[DifferingRange, ...] = ()
+    seed: SeedExportStatus | None = None
     requests: list[ProtectRequest] = field(default_factory=list)
     _statuses: dict[MachineId, ProtectionStatus] = field(default_factory=dict)
 
@@ -141,6 +145,30 @@ class Protections:
             differing_bytes=sum(part.length for part in self.differing),
         )
         return self.deep
+
+    def export_seed(self, machine: MachineId, request: SeedExportRequest) -> SeedExportStatus:
+        self.seed = SeedExportStatus(
+            machine=machine,
+            name=self.names[machine],
+            state=SeedExportState.COPYING,
+            directory=request.directory,
+            done_bytes=1024,
+            total_bytes=2048,
+        )
+        return self.seed
+
+    def seed_export(self, machine: MachineId) -> SeedExportStatus:
+        if self.seed is None:
+            return SeedExportStatus(machine=machine, name=self.names[machine], state=SeedExportState.NONE)
+        shown = self.seed
+        self.seed = msgspec.structs.replace(
+            shown, state=SeedExportState.EXPORTED, stored_bytes=1000, done_bytes=2048
+        )
+        return shown
+
+    def cancel_seed(self, machine: MachineId) -> SeedExportStatus:
+        self.seed = None
+        return self.seed_export(machine)
 
     def take_point(self, machine: MachineId, *, seconds_max: float) -> PointTaken:
         assert seconds_max > 0

@@ -64,6 +64,13 @@ COMMANDS: dict[str, str | dict[str, str]] = {
         "dump": "secondsite.cli.segments:dump",
         "verify": "secondsite.cli.segments:verify",
     },
+    "seed": {
+        "": "Bring a machine's first copy to the other site on media.",
+        "export": "secondsite.cli.seeding:export",
+        "import": "secondsite.cli.seeding:import_",
+        "status": "secondsite.cli.seeding:status",
+        "cancel": "secondsite.cli.seeding:cancel",
+    },
     "key": {
         "": "Make and check recovery keys.",
         "create": "secondsite.cli.keys:create",

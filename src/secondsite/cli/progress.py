@@ -80,4 +80,9 @@ class CopyProgress:
         """Fill the bar."""
         if self._bar is not None and self._task is not None:
             total = copy.total_bytes if copy is not None else None
-            self._bar.update(self._task, completed=total, total=total, rate="protected")
+            self._bar.update(
+                self._task,
+                completed=total,
+                total=total,
+                rate="protected" if self._doing.startswith("first") else "done",
+            )

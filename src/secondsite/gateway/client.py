@@ -33,6 +33,10 @@ from secondsite.gateway.messages import (
     ProtectionStatus,
     ProtectRequest,
     RetentionReport,
+    SeedExportRequest,
+    SeedExportStatus,
+    SeedImportRequest,
+    SeedImportStatus,
     StartTestFailover,
     TestFailoverStatus,
 )
@@ -163,6 +167,33 @@ class GatewayClient:
         return self._request(
             "GET", f"/v1/protections/{quote(machine, safe='')}/deep-verify", DeepVerification
         )
+
+    # offline seeding
+
+    def export_seed(self, machine: str, request: SeedExportRequest) -> SeedExportStatus:
+        """Begin to write the first copy to media; poll `seed_export`."""
+        path = f"/v1/protections/{quote(machine, safe='')}/seed-export"
+        return self._request("POST", path, SeedExportStatus, request)
+
+    def seed_export(self, machine: str) -> SeedExportStatus:
+        """Where the seed of a machine stands."""
+        return self._request(
+            "GET", f"/v1/protections/{quote(machine, safe='')}/seed-export", SeedExportStatus
+        )
+
+    def cancel_seed(self, machine: str) -> SeedExportStatus:
+        """No seed after all."""
+        return self._request(
+            "DELETE", f"/v1/protections/{quote(machine, safe='')}/seed-export", SeedExportStatus
+        )
+
+    def import_seed(self, request: SeedImportRequest) -> SeedImportStatus:
+        """Begin to take what is on media into the store; poll `seed_import`."""
+        return self._request("POST", "/v1/seed-import", SeedImportStatus, request)
+
+    def seed_import(self) -> SeedImportStatus:
+        """The import that runs, or the last one."""
+        return self._request("GET", "/v1/seed-import", SeedImportStatus)
 
     # replicas
 

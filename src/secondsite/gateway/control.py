@@ -7,9 +7,10 @@ decided here. Every error is `SecondsiteError.as_dict()` under the status its ou
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
-from typing import Protocol, TypeVar
+from pathlib import Path
+from typing import TypeVar
 
 import msgspec
 from starlette.applications import Starlette
@@ -28,16 +29,16 @@ from secondsite.gateway.holds import Holds
 from secondsite.gateway.messages import (
     ChallengeReply,
     CleanUp,
-    DeepVerification,
     EventEntry,
     ExportRequest,
     GatewayStatus,
     HoldRequest,
     Inventory,
-    PointTaken,
     ProtectionStatus,
     ProtectRequest,
     ReplicaStatus,
+    SeedExportRequest,
+    SeedImportRequest,
     StartTestFailover,
 )
 from secondsite.gateway.names import resolve
@@ -45,8 +46,9 @@ from secondsite.gateway.recover import Recovery
 from secondsite.gateway.recoverykey import RecoveryKeyGuard
 from secondsite.gateway.retention_report import RetentionReports
 from secondsite.gateway.scrub import Scrubs
+from secondsite.gateway.seedimport import SeedImports
+from secondsite.gateway.services import EventReader, ProtectionService
 from secondsite.gateway.verdicts import VerifyRequest
-from secondsite.model.events import Event
 from secondsite.model.ids import MachineId
 
 # The largest body is a protection with its mappings: some kilobytes. More is a mistake or an attack.
@@ -97,35 +99,6 @@ class InternalFailure(SecondsiteError):
     action = "Report it with the log; replication is not affected."
 
 
-class ProtectionService(Protocol):
-    """The source side: what this gateway protects. Calls may block; thread-safe."""
-
-    def statuses(self) -> Sequence[ProtectionStatus]:
-        """Every protection as of now."""
-
-    def protect(self, machine: MachineId, request: ProtectRequest) -> ProtectionStatus:
-        """Take it under protection or change how; the key was proved already. Idempotent."""
-
-    def unprotect(self, machine: MachineId) -> None:
-        """End it and remove everything of ours from the machine and its host. Points stay at the target."""
-
-    def take_point(self, machine: MachineId, *, seconds_max: float) -> PointTaken:
-        """Make an application-consistent point now and wait until it is committed."""
-
-    def deep_verify(self, machine: MachineId) -> DeepVerification:
-        """Begin to compare everything with the points it becomes. Raises VerifyRunning."""
-
-    def deep_verification(self, machine: MachineId) -> DeepVerification:
-        """How far that has come, or what the last one found."""
-
-
-class EventReader(Protocol):
-    """The gateway's recent events, numbered from 1."""
-
-    def since(self, number: int, limit: int) -> Sequence[tuple[int, Event]]:
-        """Events with a number above `number`, oldest first, at most `limit`."""
-
-
 @dataclass(frozen=True)
 class ControlServices:
     """What the API is a face of; a missing role is None."""
@@ -141,6 +114,7 @@ class ControlServices:
     holds: Holds | None = None
     reports: RetentionReports | None = None
     scrubs: Scrubs | None = None
+    seed_imports: SeedImports | None = None
 
 
 def error_status(error: SecondsiteError) -> int:
@@ -195,6 +169,11 @@ class ControlApi:
             ("POST", "/v1/protections/{machine}/point", self.take_point),
             ("GET", "/v1/protections/{machine}/deep-verify", self.deep_verification),
             ("POST", "/v1/protections/{machine}/deep-verify", self.deep_verify),
+            ("GET", "/v1/protections/{machine}/seed-export", self.seed_export),
+            ("POST", "/v1/protections/{machine}/seed-export", self.export_seed),
+            ("DELETE", "/v1/protections/{machine}/seed-export", self.cancel_seed),
+            ("GET", "/v1/seed-import", self.seed_import),
+            ("POST", "/v1/seed-import", self.import_seed),
             ("GET", "/v1/machines/{machine}/points", self.points),
             ("GET", "/v1/machines/{machine}/retention", self.retention),
             ("POST", "/v1/machines/{machine}/holds", self.hold),
@@ -247,6 +226,11 @@ class ControlApi:
         if self._services.scrubs is None:
             raise self._missing("replica store")
         return self._services.scrubs
+
+    def _seed_imports(self) -> SeedImports:
+        if self._services.seed_imports is None:
+            raise self._missing("replica store with a listener")
+        return self._services.seed_imports
 
     def _resolve(self, text: str, candidates: Iterable[tuple[MachineId, str]], kind: str) -> MachineId:
         return resolve(text, candidates, kind=kind, where=f"gateway {self._services.name}")
@@ -359,6 +343,30 @@ class ControlApi:
     async def deep_verification(self, request: Request) -> Response:
         """The deep verification that runs, or the last one."""
         return await _call(lambda: self._protections().deep_verification(self._protected(request)))
+
+    # offline seeding
+
+    async def export_seed(self, request: Request) -> Response:
+        """Begin to write the first copy to media; ask with GET how far it is."""
+        body = await _body(request, SeedExportRequest)
+        return await _call(lambda: self._protections().export_seed(self._protected(request), body), 202)
+
+    async def seed_export(self, request: Request) -> Response:
+        """Where the seed of a machine stands."""
+        return await _call(lambda: self._protections().seed_export(self._protected(request)))
+
+    async def cancel_seed(self, request: Request) -> Response:
+        """No seed after all."""
+        return await _call(lambda: self._protections().cancel_seed(self._protected(request)))
+
+    async def import_seed(self, request: Request) -> Response:
+        """Begin to take what is on media into the store; ask with GET how far it is."""
+        body = await _body(request, SeedImportRequest)
+        return await _call(lambda: self._seed_imports().start(Path(body.directory)), 202)
+
+    async def seed_import(self, _request: Request) -> Response:
+        """The import that runs, or the last one."""
+        return await _call(lambda: self._seed_imports().show())
 
     # replicas
 

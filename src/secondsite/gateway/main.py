@@ -40,6 +40,7 @@ from secondsite.gateway.retention import Retention
 from secondsite.gateway.retention_report import RetentionReports
 from secondsite.gateway.runtime import Protections, Route
 from secondsite.gateway.scrub import Scrubs
+from secondsite.gateway.seedimport import SeedImports
 from secondsite.gateway.storecheck import open_checked
 from secondsite.gateway.views import load_key
 from secondsite.journal.chain import Journal
@@ -88,7 +89,7 @@ class Gateway:
         try:
             fabric = self._open_fabric()
             store = open_checked(config, clock=self.clock, events=self.events)
-            recovery = holds = reports = scrubs = None
+            recovery = holds = reports = scrubs = seed_imports = None
             if store is not None:
                 self._stop.callback(store.close)
                 recovery = self._open_recovery(store, fabric)
@@ -97,7 +98,7 @@ class Gateway:
                 holds = self._open_holds(recovery, retention)
                 if retention is not None:
                     reports = RetentionReports(recovery.journal, retention, clock=self.clock)
-                    self._open_target(store, retention)
+                    seed_imports = self._open_target(store, retention)
             if fabric is not None and config.peers:
                 self.protections = self._open_source(fabric)
             watch = CertificateWatch(config.tls.files(), self._reloads, clock=self.clock, events=self.events)
@@ -120,6 +121,7 @@ class Gateway:
                 holds=holds,
                 reports=reports,
                 scrubs=scrubs,
+                seed_imports=seed_imports,
             )
             server = serve_control(services, config.control_socket)
             self._stop.callback(server.stop)
@@ -216,7 +218,7 @@ class Gateway:
             released=retention.look_now if retention else lambda: None,
         )
 
-    def _open_target(self, store: ObjectStore, retention: Retention) -> None:
+    def _open_target(self, store: ObjectStore, retention: Retention) -> SeedImports:
         config = self._config
         assert config.listen is not None
 
@@ -259,6 +261,9 @@ class Gateway:
             raise InvalidInput(what=f"the address {where}", why=str(error)) from error
         self._stop.callback(server.close)
         self._reloads.append(server.reload)
+        imports = SeedImports(receiver, vault=self._vault, clock=self.clock, events=self.events)
+        self._stop.callback(imports.close)
+        return imports
 
     def _open_source(self, fabric: Fabric) -> Protections:
         config = self._config

@@ -28,19 +28,14 @@ from secondsite.gateway.healing import ClockWatch, Healing
 from secondsite.gateway.messages import PointTaken
 from secondsite.gateway.resync import open_resync, tell_resynced
 from secondsite.gateway.seed import Progress, Seed, read_note
+from secondsite.gateway.seedexport import SeedExport
 from secondsite.gateway.status import Board
 from secondsite.gateway.wishes import PointNotTaken, PointWish, Wishes
 from secondsite.model.ids import DiskId, KeyId
 from secondsite.model.machines import PowerState
 from secondsite.model.states import ItemEvent, ItemState
 from secondsite.transfer.errors import CacheFull, TransferCancelled
-from secondsite.transfer.protocols import (
-    CommittedPoint,
-    Link,
-    TargetHead,
-    can_retry,
-    error_code,
-)
+from secondsite.transfer.protocols import CommittedPoint, Link, TargetHead, can_retry, error_code
 from secondsite.transfer.shipping import Shipment
 
 log = logging.getLogger(__name__)
@@ -75,6 +70,7 @@ class Replication:
         board: Board,
         stagger_seconds: float = 0.0,
         clock_watch: ClockWatch | None = None,
+        media: SeedExport | None = None,
     ) -> None:
         self._bench = bench
         self._us = us
@@ -97,6 +93,9 @@ class Replication:
         self._checkpoints = Checkpoints(bench.source)
         self._healing = Healing(bench, self._checkpoints)
         self._clock_watch = clock_watch or ClockWatch(bench.clock, bench.events)
+        self._media = media
+        if media is not None:
+            media.attach(bench, self._checkpoints, self._wrapped_keys, board, self._stop)
         self._committed: CommittedPoint | None = None
         self._tidy_due = False
         self._room_needed = ROOM_BYTES_MIN
@@ -258,6 +257,8 @@ class Replication:
         """Do one step of the plan; True when it is complete."""
         self.board.known(head.point, head.epoch)
         self._bench.mending.asked(head.point)
+        if self._media is not None and self._media.takes(step, head):
+            return True
         match step:
             case plan.Hold(claimant, epoch):
                 self._hold(claimant, epoch)

@@ -22,8 +22,16 @@ from secondsite.gateway.cycle import Bench, Furnished
 from secondsite.gateway.deepverify import DeepVerifier
 from secondsite.gateway.desired import DesiredState, Protection
 from secondsite.gateway.healing import ClockWatch
-from secondsite.gateway.messages import DeepVerification, PointTaken, ProtectionStatus, ProtectRequest
+from secondsite.gateway.messages import (
+    DeepVerification,
+    PointTaken,
+    ProtectionStatus,
+    ProtectRequest,
+    SeedExportRequest,
+    SeedExportStatus,
+)
 from secondsite.gateway.replicate import Policy, Replication
+from secondsite.gateway.seedexport import SourceSeeds
 from secondsite.gateway.status import Board
 from secondsite.gateway.subblocks import SubBlockTable
 from secondsite.journal.keys import (
@@ -102,6 +110,14 @@ class Protections:
         # taken for every change of what runs; the statuses need only the dictionaries
         self._change = threading.Lock()
         self._running: dict[MachineId, Replication] = {}
+        self._seeds = SourceSeeds(
+            state_dir / "seeds",
+            us=name,
+            vault=vault,
+            ours=(cache_dir, state_dir),
+            clock=clock,
+            events=events,
+        )
         self._verifiers: dict[MachineId, DeepVerifier] = {}  # of those that run
         self._boards: dict[MachineId, Board] = {}
         self._stop = threading.Event()
@@ -200,6 +216,41 @@ class Protections:
             raise NotProtected(machine=machine)
         return found
 
+    def export_seed(self, machine: MachineId, request: SeedExportRequest) -> SeedExportStatus:
+        """See `ProtectionService`. What was copied over the network so far is dropped."""
+        protection = self._desired.get(machine)
+        if protection is None:
+            raise NotProtected(machine=machine)
+        source = self._fabric.open_source(machine, protection.disks, taken=True)
+        self._seeds.check(source.machine, request, self._status(protection))
+        with self._change:
+            running = self._running.pop(machine, None)
+            if running is not None:
+                running.stop()  # the loop that is begun instead finds the wish
+            self._seeds.of(protection.machine, protection.name).begin(Path(request.directory))
+        self._wake.set()
+        return self.seed_export(machine)
+
+    def seed_export(self, machine: MachineId) -> SeedExportStatus:
+        """See `ProtectionService`."""
+        protection = self._desired.get(machine)
+        if protection is None:
+            raise NotProtected(machine=machine)
+        return self._seeds.of(protection.machine, protection.name).show()
+
+    def cancel_seed(self, machine: MachineId) -> SeedExportStatus:
+        """See `ProtectionService`."""
+        protection = self._desired.get(machine)
+        if protection is None:
+            raise NotProtected(machine=machine)
+        with self._change:
+            running = self._running.pop(machine, None)
+            if running is not None:
+                running.stop()
+            self._seeds.of(protection.machine, protection.name).cancel()
+        self._wake.set()
+        return self.seed_export(machine)
+
     # -- converging -----------------------------------------------------------------------------
 
     def _converge_root(self) -> None:
@@ -274,6 +325,7 @@ class Protections:
             board=board,
             stagger_seconds=stagger_seconds,
             clock_watch=self._clock_watch,
+            media=self._seeds.of(protection.machine, protection.name),
         )
         verifier.hurry = replication.hurry
         self._running[protection.machine] = replication
@@ -296,6 +348,7 @@ class Protections:
         for path in sorted(self._tables_of(machine).glob("*")):
             remove_file(path)
         (self._state_dir / "verify" / f"{machine}.json").unlink(missing_ok=True)
+        self._seeds.drop(machine)
         self._desired.remove(machine)
         self._boards.pop(machine, None)
         text = f"{protection.name} is no longer protected; its points stay at {protection.peer}"

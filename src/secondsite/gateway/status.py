@@ -39,7 +39,7 @@ class Board:
         self._lock = threading.Lock()
         self._machine = machine
         self._name = name
-        self._peer = peer
+        self.peer = peer
         self._clock = clock
         self._events = events
         self.frequency_seconds = frequency_seconds
@@ -159,7 +159,7 @@ class Board:
             return ProtectionStatus(
                 machine=self._machine,
                 name=self._name,
-                peer=self._peer,
+                peer=self.peer,
                 state=ProtectionState(self.state.value),
                 health=health,
                 copy_frequency_seconds=self.frequency_seconds,

@@ -239,6 +239,11 @@ class Batch:
         return batch
 
     @property
+    def directory(self) -> Path:
+        """Where it lies."""
+        return self._path
+
+    @property
     def machine(self) -> MachineId:
         """Whose."""
         return self._header.machine

@@ -336,3 +336,22 @@ def test_deep_verification_is_followed_to_its_end(source: Source) -> None:
     assert "DIFFERS vda 4096..12288 at point 4" in wrong.out
     assert source.run("verify", "shop", "--deep", "--json").json["differingBytes"] == 8192
     assert source.run("verify", "--deep").code == 2
+
+
+def test_a_seed_is_exported_shown_and_given_up(source: Source, tmp_path: Path) -> None:
+    assert source.protect("--no-wait").code == 0
+    assert "has no seed" in source.run("seed", "status", "shop").out
+    ran = source.run("seed", "export", "shop", "--to", str(tmp_path), "--no-wait")
+    assert ran.code == 0, ran.err
+    assert f"shop is being written to {tmp_path}" in ran.out
+    ran = source.run("seed", "export", "shop", "--to", str(tmp_path))
+    assert ran.code == 0, ran.err
+    assert f"shop is on the media at {tmp_path} (1000 B)" in ran.out
+    assert source.run("seed", "status", "shop", "--json").json["state"] == "Exported"
+    assert source.run("seed", "cancel", "shop").code == 0
+
+
+def test_a_gateway_without_a_store_imports_no_seed(source: Source, tmp_path: Path) -> None:
+    ran = source.run("seed", "import", str(tmp_path))
+    assert ran.code == 4
+    assert "no replica store" in ran.err
