@@ -12,6 +12,7 @@ from secondsite.base.clock import FakeClock, SystemClock
 from secondsite.base.errors import Outcome
 from secondsite.journal import scrub_disk
 from secondsite.journal.chain import Journal
+from secondsite.journal.digests import digest_sub_blocks
 from secondsite.journal.errors import WrongKey
 from secondsite.journal.keys import KeyRing, VaultKey
 from secondsite.journal.names import (
@@ -22,9 +23,11 @@ from secondsite.journal.names import (
     wrapped_key_name,
 )
 from secondsite.journal.scrub import Damage, Position, ScrubCancelled, Trusted, scrub
+from secondsite.journal.segment import SegmentWriter
 from secondsite.journal.segment_head import SegmentHead
 from secondsite.journal.store import StoreUnavailable
 from secondsite.model.extents import Extents
+from secondsite.model.ids import SegmentId
 from support.journal_model import DISKS, MACHINE, SIZE, SUB
 from support.scrub_model import Scrubbed
 
@@ -427,3 +430,20 @@ def test_points_come_and_go_while_it_runs() -> None:
     assert failed == []
     replica.promote(replica.journal.points()[-1].number)
     assert len(replica.journal.points()) == 1
+
+
+def test_digests_of_other_data_are_noticed(replica: Scrubbed) -> None:
+    """A source that digested one thing and sealed another: seals and checksums fit, the content does not."""
+    key = replica.keys[VDA]
+    head = SegmentHead(MACHINE, VDA, 1, SegmentId("ab" * 16), key.id, SIZE)
+    writer = SegmentWriter(head, key)
+    data, other = bytes([1]) * 8192, bytes([1]) * 4096 + bytes([2]) * 4096
+    digests = digest_sub_blocks(memoryview(data), 30, key.digest_seed())
+    writer.add(30 * SUB, memoryview(other), digests)
+    replica.now[VDA][30 * SUB : 32 * SUB] = data
+    made, ref = writer.finish()
+    replica.store.put(replica.journal.segment_name(ref), bytes(made))
+    point = replica.commit(replica.proposal([ref]))
+    damage = only(replica)
+    assert (damage.points, "digests" in damage.why) == ({point.number}, True)
+    assert not replica.readable(replica.store, point.number)
