@@ -139,8 +139,8 @@ class SimStaged:
 class SimBase:
     """A `BaseImage` as one process has it open."""
 
-    def __init__(self, world: World, inner: MemoryBase) -> None:
-        self._world, self._inner = world, inner
+    def __init__(self, world: World, inner: MemoryBase, on_write: Callable[[], None] = lambda: None) -> None:
+        self._world, self._inner, self._on_write = world, inner, on_write
 
     format = property(lambda self: self._inner.format)
     locator = property(lambda self: self._inner.locator)
@@ -159,6 +159,7 @@ class SimBase:
                 self._inner.write(offset + start, bytes(memoryview(data)[start:end]))
 
         self._world.operation("base-write", effect)
+        self._on_write()
 
     def zero(self, offset: int, length: int) -> None:
         self._world.operation("base-zero", lambda: self._inner.zero(offset, length))

@@ -180,7 +180,7 @@ class Run:
         world.at(5 + chance.random() * 10, self._trouble)
         world.at(5 + chance.random() * 10, self._command)
         world.at(3.0, self._look)
-        world.run(chance.choice([20.0, 40.0, 60.0]))
+        world.run(chance.choice([15.0, 30.0, 45.0]))
         self._quiet()
         self.target.check(every=True)
         self._check_resync()
@@ -222,7 +222,7 @@ class Run:
                 source.start()
         if not self.target.running and self.world.chance.random() < 0.5:
             self.target.start()
-        self._again(6.0, self._look)
+        self._again(8.0, self._look)
 
     def _check_lag(self) -> None:
         """L1, by what the gateway shows."""

@@ -74,10 +74,15 @@ class TargetSite:
     def open_base(self, disk: DiskId, size_bytes: int, known: BaseState | None) -> BaseImage:
         """See `promote.OpenBase`."""
         if known is not None:
-            return SimBase(self.world, self.bases[known.identity])
+            return SimBase(self.world, self.bases[known.identity], self._look_between)
         made = MemoryBase(size_bytes)
         self.bases[made.identity] = made
-        return SimBase(self.world, made)
+        return SimBase(self.world, made, self._look_between)
+
+    def _look_between(self) -> None:
+        """Now and then all must be true between two writes to a base."""
+        if self.world.chance.random() < 0.02:
+            self.world.at(0.0, lambda: self.check(every=False))
 
     def bases_of(self, journal: Journal) -> BaseOf:
         """See `view.BaseOf`."""
