@@ -32,6 +32,7 @@ from secondsite.journal.names import base_sums_prefix, merged_prefix, segments_p
 from secondsite.journal.scrub_base import base_lost, read_base, read_known
 from secondsite.journal.scrub_disk import DiskWalk, Loss, PairArray, Verdict
 from secondsite.journal.scrub_log import Log, read_log
+from secondsite.journal.scrub_pages import see_through_pages
 from secondsite.journal.scrub_segment import UNUSABLE, SegmentCheck, check_segment
 from secondsite.journal.scrub_types import (
     Damage,
@@ -302,6 +303,7 @@ class _Run:
     def judge(self) -> None:
         """Which point is lost to what; which content is not what was committed."""
         for walk in self._walks.values():
+            see_through_pages(self._journal, self._log.state, walk, self._keys)
             for loss in walk.losses:
                 if loss.suspect and walk.disk in self._sums_damaged and not self._mismatched(walk.disk):
                     continue  # the sums are what is damaged; nothing else says that the base is

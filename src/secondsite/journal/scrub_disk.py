@@ -209,6 +209,10 @@ class DiskWalk:
             loss.widest = loss.widest.subtract(proven)
             loss.seen = [(number, where) for number, where in left if len(where)]
 
+    def settle(self) -> None:
+        """What was lost turned out to be less."""
+        self._open = [loss for loss in self._open if len(loss.where)]
+
     def close(self) -> None:
         """Free the digests."""
         self.digests.close()

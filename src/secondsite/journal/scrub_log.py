@@ -243,10 +243,28 @@ class _Walk:
     def _settle(self) -> None:
         """Which points a break costs: itself, where it was a point, and all that follow."""
         assert self._broken is not None
+        if self._read_from_pages():
+            return
         if not self._was_claim():
             self._log.beyond.append(self._first_lost)
         self._log.beyond = sorted(set(self._log.beyond))
         self._broken.points.update(self._log.beyond)
+
+    def _read_from_pages(self) -> bool:
+        """A page of the log may hold the record as well: then every point is listed and read as before."""
+        assert self._broken is not None
+        log, journal = self._log, self._journal
+        try:
+            points, head = journal.points_after(max(0, log.state.promoted - 1)), journal.head()
+        except SecondsiteError:
+            return False
+        log.points, log.beyond = list(points), []
+        log.head = Trusted(head.number, head.hash, log.state.generation)
+        self._broken.why += "; a page of the log still has it, and no point is lost while that is there"
+        for damage in log.damaged:
+            if damage.kind in {"record", "span"}:
+                damage.points.clear()
+        return True
 
     def _was_claim(self) -> bool:
         """Whether the record at the break raised the epoch, as the one after it tells."""

@@ -6,7 +6,11 @@ import random
 
 import pytest
 
+from secondsite.journal import page_catalog, page_write, pages
+from secondsite.journal.page_write import write_page
 from secondsite.journal.scrub import ScrubReport
+from secondsite.model.extents import Extents
+from secondsite.model.ids import DiskId
 from support.journal_model import DISKS, SUB
 from support.scrub_model import Scrubbed
 
@@ -51,6 +55,57 @@ def test_an_undamaged_journal_has_nothing_to_report(tens: int) -> None:
         again = replica.scrub(trusted=report.head)
         assert again.damaged == []
         assert not [pin for pin in replica.journal.state().pins if pin.holder.startswith("scrub")]
+
+
+@pytest.fixture
+def paged(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pages of four records and of sixteen, of the log of four."""
+    for module in (pages, page_catalog, page_write):
+        monkeypatch.setattr(module, "LEVELS", (4, 16))
+
+
+def write_pages(replica: Scrubbed) -> None:
+    without: set[tuple[DiskId, int, int]] = set()
+    while write_page(replica.journal, replica.ring, without=without) is not None:
+        pass
+
+
+@pytest.mark.usefixtures("paged")
+@pytest.mark.parametrize("tens", range(4))
+def test_pages_tell_what_a_lost_segment_held(tens: int) -> None:
+    seen = 0
+    for seed in range(10 * tens, 10 * tens + 10):
+        replica = lived(seed, steps=20)
+        write_pages(replica)
+        chance = random.Random(seed)
+        names = [replica.journal.segment_name(s) for p in replica.journal.points_after(0) for s in p.segments]
+        names = [name for name in names if name in replica.store._keys]
+        if not names:
+            continue
+        harmed = [replica.harm(chance, name) for name in chance.sample(names, min(len(names), 2))]
+        report = replica.scrub()
+        check(replica, report, replica.listed(), f"seed {seed}: {harmed}")
+        seen += any(replica.objects("pages"))
+    assert seen > 2
+
+
+@pytest.mark.usefixtures("paged")
+def test_a_lost_segment_in_a_page_lacks_only_what_was_read_from_it() -> None:
+    replica = Scrubbed(1)
+    replica.claim()
+    for number in range(9):
+        replica.add_point({DISKS[0]: [[(4 * number, 3, "random")]]})
+    write_pages(replica)
+    replica.remove(replica.journal.segment_name(replica.journal.point(5).segments[0]))
+    report = replica.scrub()
+    # records 1 to 4 are a page, and 5 to 8: views of 5 to 7 open segment by segment
+    assert report.lost == [5, 6, 7, 8, 9, 10]
+    assert report.missing == {DISKS[0]: Extents.of([(12 * SUB, 15 * SUB)])}
+    replica.add_point({DISKS[0]: [[(12, 3, "random")]]})
+    again = replica.scrub()
+    assert again.lost == [5, 6, 7, 8, 9, 10]
+    assert not again.missing
+    assert replica.readable(replica.store, 11)
 
 
 @pytest.mark.parametrize("tens", range(8))
