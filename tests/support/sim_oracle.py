@@ -189,4 +189,4 @@ class Oracle:
         if found == expected:
             return
         wrong = next(i for i in range(len(expected)) if found[i : i + 1] != expected[i : i + 1])
-        raise RunFailed(f"J5: point {number}: disk {disk} differs at {offset + wrong} (of {len(expected)})")
+        raise RunFailed(f"J5: point {number}: disk {disk} differs at {offset + wrong}")
