@@ -114,6 +114,11 @@ def _greets(path: str, seconds_max: float) -> bool:
         return True
 
 
+def _failed(spec: ExportSpec, error: OSError) -> ExportFailed:
+    why = f"{error.strerror or error}{f': {error.filename}' if error.filename else ''}"
+    return ExportFailed(point=spec.point, machine=spec.machine_name, why=why)
+
+
 class Exports:
     """All exports of one gateway. Thread-safe."""
 
@@ -184,15 +189,18 @@ class Exports:
             bases=bases or {},
         )
         with self._lock:
-            self._write(spec)
-            crash_point(AFTER_SPEC)
             try:
+                self._write(spec)
+                crash_point(AFTER_SPEC)
                 self._pins.take(machine, point, holder=spec.holder, reason=reason)
                 crash_point(AFTER_PIN)
                 self._ensure_served(spec)
             except SecondsiteError:
                 self.end(identity)
                 raise
+            except OSError as error:  # no process to be had, a full volume
+                self.end(identity)
+                raise _failed(spec, error) from error
             crash_point(AFTER_PROCESS)
             return self._status(spec)
 
@@ -206,7 +214,8 @@ class Exports:
                 return
             if not spec.ending:
                 spec = msgspec.structs.replace(spec, ending=True)
-                self._write(spec)
+                with contextlib.suppress(OSError):  # on a full volume it is ended all the same
+                    self._write(spec)
             self._kill(spec)
             Path(spec.socket_path).unlink(missing_ok=True)
             crash_point(AFTER_KILL)
@@ -247,7 +256,7 @@ class Exports:
                     if not is_served(self._directory / spec.id):
                         restored.append(spec.id)
                     self._ensure_served(spec)
-                except SecondsiteError as error:
+                except (SecondsiteError, OSError) as error:
                     self._tell_lost(spec, error)
         return restored
 
@@ -266,7 +275,7 @@ class Exports:
                 self._restarted_at[spec.id] = self._clock.monotonic()
                 try:
                     self._ensure_served(spec)
-                except SecondsiteError as error:
+                except (SecondsiteError, OSError) as error:
                     self._tell_lost(spec, error)
                     continue
                 self._events.emit(
@@ -320,7 +329,8 @@ class Exports:
         at = self._restarted_at.get(spec.id)
         return at is None or self._clock.monotonic() - at >= RESTART_SECONDS_MIN
 
-    def _tell_lost(self, spec: ExportSpec, error: SecondsiteError) -> None:
+    def _tell_lost(self, spec: ExportSpec, caught: SecondsiteError | OSError) -> None:
+        error = caught if isinstance(caught, SecondsiteError) else _failed(spec, caught)
         self._events.emit(
             "export.lost",
             Severity.CRITICAL,

@@ -13,7 +13,6 @@ import contextlib
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
-from datetime import timedelta
 from pathlib import Path
 
 import numpy as np
@@ -54,7 +53,8 @@ CATCH_UP_SEGMENTS_MAX = 256
 REBUILD_BLOCK_BYTES = 1 * MIB
 # It reads the whole disk: where that fails (a full cache volume), it is not tried with every point.
 REBUILD_PAUSE_SECONDS = 600.0
-REBUILD_PIN = timedelta(days=2)
+# Of the pin while tables are made again. It has no end by the clock, which may jump while it is read on.
+HOLDER = "fingerprints"
 
 Numbers = NDArray[np.int64]
 
@@ -107,6 +107,12 @@ class Fingerprints:
         self._not_before: dict[MachineId, float] = {}  # a machine's next attempt, after one that failed
         self._wake = threading.Event()
         self._worker: threading.Thread | None = None
+
+    def let_go(self, journals: Iterable[Journal]) -> None:
+        """At the start: take away pins of an earlier process that was killed while it made tables."""
+        for journal in journals:
+            with contextlib.suppress(SecondsiteError):  # a damaged journal's upkeep says so
+                journal.unpin(HOLDER)
 
     def of(self, journal: Journal) -> Callable[[PointProposal, Head], dict[DiskId, str | None]]:
         """What the journal's `commit` asks for the fingerprints of a proposal."""
@@ -199,8 +205,7 @@ class Fingerprints:
         if point is None:
             return
         tables = self._tables(journal)
-        until = (self._clock.utc() + REBUILD_PIN).isoformat(timespec="microseconds")
-        journal.pin(point.number, "fingerprints", "digest tables are being made again", until)
+        journal.pin(point.number, HOLDER, "digest tables are being made again")
         try:
             view = open_view(journal, point.number, tables.keys, bases=self._bases_of(journal))
             with contextlib.closing(view):
@@ -211,7 +216,7 @@ class Fingerprints:
                     self._compare(journal, disk, made)
                     tables.install(disk.id, made)
         finally:
-            journal.unpin("fingerprints")
+            journal.unpin(HOLDER)
         text = f"the digest tables hold point {point.number} again"
         self._events.emit("fingerprint.rebuilt", Severity.INFORMATION, text, machine=journal.machine)
 

@@ -43,7 +43,7 @@ from secondsite.gateway.scrub import Scrubs
 from secondsite.gateway.seedimport import SeedImports
 from secondsite.gateway.storecheck import open_checked
 from secondsite.gateway.views import load_key
-from secondsite.journal.chain import Journal
+from secondsite.journal.chain import Journal, machines
 from secondsite.journal.store import ObjectStore
 from secondsite.journal.stores import local_directory
 from secondsite.model.events import EventSink
@@ -234,6 +234,7 @@ class Gateway:
             clock=self.clock,
             events=self.events,
         )
+        fingerprints.let_go(Journal(store, machine, self._vault) for machine in machines(store))
         self._stop.callback(fingerprints.close)
         receiver = GatewayReceiver(
             store,

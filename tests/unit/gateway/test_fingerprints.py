@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,6 +16,7 @@ from secondsite.gateway.fingerprints import Fingerprints
 from secondsite.gateway.receive import GatewayReceiver, PeerRule
 from secondsite.gateway.tables import DigestTable, Stamp
 from secondsite.journal.keys import DiskKey, VaultKey
+from secondsite.journal.state import Pin
 from secondsite.journal.store_memory import MemoryStore
 from secondsite.model.ids import KeyId
 from secondsite.transfer.memory import MemoryLink
@@ -243,3 +245,30 @@ def test_a_disk_that_shrank_while_it_was_copied_ends_where_its_point_says(target
     point = source.link.commit(source.proposal([*before, *after]))
     assert _of(point) == (source.fingerprint() if end == MIB else None)
     assert ("fingerprint.unknown" in target.events.codes()) == (end != MIB)
+
+
+def test_a_clock_that_jumps_does_not_unpin_what_is_read_and_a_restart_takes_old_pins_away(
+    target: Target, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = _source(target)
+    source.point()
+    assert target.running is not None
+    journal = target.running._machines[MACHINE]._journal
+    reading, pins = threading.Event(), list[Pin]()
+
+    def read(*_: object, **__: object) -> None:
+        pins.extend(journal.state().pins_at("9999-12-31T23:59:59+00:00"))
+        reading.set()
+
+    monkeypatch.setattr(target.running._machines[MACHINE], "fill", read)
+    target.running.rebuild(journal)
+    assert reading.wait(30)
+    assert [pin.holder for pin in pins] == ["fingerprints"]
+    target.stop()
+    assert journal.state().pins == ()
+    journal.pin(journal.points()[-1].number, "fingerprints", "of a process that was killed")
+    journal.pin(journal.points()[-1].number, "export:x", "of another")
+    target.start()
+    assert target.running is not None
+    target.running.let_go([journal])
+    assert [pin.holder for pin in journal.state().pins] == ["export:x"]
