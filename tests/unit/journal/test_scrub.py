@@ -10,7 +10,7 @@ import pytest
 
 from secondsite.base.clock import FakeClock, SystemClock
 from secondsite.base.errors import Outcome
-from secondsite.journal import scrub_disk
+from secondsite.journal import chain_load, log_pages, page_write, scrub_disk
 from secondsite.journal.chain import Journal
 from secondsite.journal.digests import digest_sub_blocks
 from secondsite.journal.errors import WrongKey
@@ -22,6 +22,7 @@ from secondsite.journal.names import (
     state_prefix,
     wrapped_key_name,
 )
+from secondsite.journal.page_write import write_log_page
 from secondsite.journal.scrub import Damage, Position, ScrubCancelled, Trusted, scrub
 from secondsite.journal.segment import SegmentWriter
 from secondsite.journal.segment_head import SegmentHead
@@ -447,3 +448,22 @@ def test_digests_of_other_data_are_noticed(replica: Scrubbed) -> None:
     damage = only(replica)
     assert (damage.points, "digests" in damage.why) == ({point.number}, True)
     assert not replica.readable(replica.store, point.number)
+
+
+def test_a_record_that_a_page_of_the_log_holds_too_costs_no_point(monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in (chain_load, log_pages, page_write):
+        monkeypatch.setattr(module, "RECORDS", 8)
+    replica = Scrubbed(6)
+    replica.claim()
+    for number in range(20):
+        replica.add_point({VDA: [[(number, 2, "random")]]})
+    while write_log_page(replica.journal, without=set()) is not None:
+        pass
+    replica.flip(log_name(MACHINE, 4), 200)
+    report = replica.scrub()
+    assert [(damage.kind, damage.points) for damage in report.damaged] == [("record", set())]
+    assert report.proved == list(range(2, 22))
+    assert report.head is not None
+    # where no page has it, it does
+    replica.flip(log_name(MACHINE, 20), 200)
+    assert replica.scrub().lost == list(range(4, 22))
