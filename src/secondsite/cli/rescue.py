@@ -106,7 +106,9 @@ def list_store(machine: str | None = None, /, *, where: StoreAndKey, listing: Li
     machine
         Name or id; all machines, if not given.
     """
+    from secondsite.base.clock import SystemClock
     from secondsite.cli.points import print_points
+    from secondsite.gateway.holds import holders
     from secondsite.gateway.recover import summarise
 
     rescue = where.open()
@@ -115,7 +117,8 @@ def list_store(machine: str | None = None, /, *, where: StoreAndKey, listing: Li
         replica = next(replica for replica in rescue.replicas() if replica.machine == identity)
         if replica.error is not None:
             raise replica.error
-        points = [summarise(point) for point in replica.points]
+        held = holders(replica.state, SystemClock()) if replica.state else {}
+        points = [summarise(point, held.get(point.number, ())) for point in replica.points]
         if listing.json:
             print_json(points)
         else:

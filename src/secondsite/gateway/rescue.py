@@ -24,6 +24,7 @@ from secondsite.gateway.recover import Recovery
 from secondsite.gateway.views import load_key, open_point_view
 from secondsite.journal.chain import Journal, machines
 from secondsite.journal.errors import WrongKey
+from secondsite.journal.state import State
 from secondsite.journal.store import ObjectStore, StoreUnavailable
 from secondsite.journal.stores import open_store
 from secondsite.journal.view import PointView
@@ -50,6 +51,7 @@ class Replica:
     machine: MachineId
     name: str
     points: list[Point]
+    state: State | None = None  # says who holds points
     error: SecondsiteError | None = None
 
 
@@ -75,12 +77,14 @@ class Rescue:
         """
         found = []
         for machine in machines(self.store):
+            journal = Journal(self.store, machine, self.vault)
             try:
-                points = Journal(self.store, machine, self.vault).points()
+                points = journal.points()
+                state = journal.state()
             except SecondsiteError as error:
-                found.append(Replica(machine, "", [], error))
+                found.append(Replica(machine, "", [], error=error))
                 continue
-            found.append(Replica(machine, points[-1].machine_name if points else "", points))
+            found.append(Replica(machine, points[-1].machine_name if points else "", points, state))
         if not found:
             raise StoreEmpty(store=self.store_url)
         return found

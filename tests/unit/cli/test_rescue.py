@@ -60,6 +60,14 @@ def exported(replica: Replica, *arguments: str | Path) -> Iterator[list[str]]:
             assert process.wait(30) == 0
 
 
+def test_who_holds_a_point_is_listed_without_any_gateway(replica: Replica) -> None:
+    replica.journal.pin(3, "hold:audit", "the auditors want it", "2999-01-01T00:00:00.000000+00:00")
+    shown = rescue(replica, "list", "shop").out
+    assert "audit until 2999-01-01 00:00:00Z: the auditors want it" in shown
+    listed = rescue(replica, "list", "shop", "--json").json
+    assert [point["number"] for point in listed if point["heldBy"]] == [3]
+
+
 def files_of(directory: Path) -> dict[str, bytes]:
     return {str(path): path.read_bytes() for path in sorted(directory.rglob("*")) if path.is_file()}
 
