@@ -32,6 +32,7 @@ from secondsite.gateway.messages import (
     SeedImportState,
     SeedImportStatus,
 )
+from secondsite.gateway.seed import Seed
 from secondsite.gateway.seeding import MANIFEST, seeds_in
 from secondsite.gateway.seedpath import check_path
 from secondsite.journal.chain import Journal
@@ -233,6 +234,36 @@ def test_a_seed_that_came_too_late_is_refused(sites: Sites) -> None:
     with sites.pair.client_a() as client, pytest.raises(RemoteError) as caught:
         client.export_seed("shop", SeedExportRequest(directory=str(sites.media), anywhere=True))
     assert caught.value.body["code"] == "seed.not-possible"
+
+
+def test_a_network_copy_under_way_does_not_end_up_over_an_imported_seed(
+    sites: Sites, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A first copy sends no holes: over a seed with data there, its point would read what was discarded."""
+    sites.protect()
+    sites.export()
+    gate = threading.Event()
+    close = Seed._close
+
+    def held(seed: Seed, *args: object) -> object:
+        gate.wait(30)
+        return close(seed, *args)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(Seed, "_close", held)
+    sites.fabric.discard(sites.machine, "vda", 0, MIB)
+    with sites.pair.client_a() as client:
+        client.cancel_seed("shop")
+        sites.until(lambda: _copied(client) > 0, "the copy over the network")
+    assert sites.import_().state is SeedImportState.IMPORTED
+    gate.set()
+    sites.until_protected()
+    sites.check_newest()
+    assert "points already" in sites.note() or "has point" in sites.note()
+
+
+def _copied(client: GatewayClient) -> int:
+    copy = client.protection("shop").first_copy
+    return copy.done_bytes if copy is not None else 0
 
 
 def test_media_that_are_taken_away_are_waited_for(sites: Sites) -> None:

@@ -297,8 +297,12 @@ def propose(
     parent: str | None,
     changed_bytes: int,
     tally: Tally | None,
+    fresh: bool = False,
 ) -> PointProposal:
-    """What the target is asked to commit. tally: None: what is sent is not what the machine wrote."""
+    """What the target is asked to commit.
+
+    tally: None: what is sent is not what the machine wrote. fresh: only where there is no point yet.
+    """
     seconds = bench.seconds_since(parent, checkpoint, instant.given_at)
     return PointProposal(
         machine=bench.machine,
@@ -316,6 +320,7 @@ def propose(
         changed_bytes=changed_bytes,
         frozen_seconds=instant.frozen_seconds,
         signals=tally.signals(seconds=seconds) if tally is not None else msgspec.UNSET,
+        fresh=fresh or msgspec.UNSET,
     )
 
 

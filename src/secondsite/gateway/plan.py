@@ -143,6 +143,8 @@ def _interrupted(facts: Facts) -> Step | None:
         return None
     if seeding.epoch != facts.head.epoch or facts.pending:
         return DropSeeding("the target has moved on")
+    if not seeding.resync and facts.head.point is not None:
+        return DropSeeding("the target has a point that came another way")
     if seeding.checkpoint not in facts.checkpoints:
         return DropSeeding(facts.lost or "the checkpoint its slices are counted from is gone")
     return Copy(resync=seeding.resync, resume=True)

@@ -345,6 +345,7 @@ class Seed:
             checkpoint=name,
             parent=None,
             changed_bytes=self._progress.done_bytes + changed_all,
+            fresh=self._fresh,
             tally=encoder.tally,
         )
         shipment.seal(proposal, wait=True, cancel=self._cancel)

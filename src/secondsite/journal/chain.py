@@ -27,6 +27,7 @@ from secondsite.base.crash import crash_point, mark
 from secondsite.journal.chain_errors import (
     EpochSuperseded,
     HeadMoved,
+    NotFresh,
     ParentMismatch,
     PointUnknown,
     ProposalInvalid,
@@ -242,6 +243,8 @@ class Journal:
         newest = head.point.checkpoint if head.point else None
         if proposal.parent_checkpoint is not None and proposal.parent_checkpoint != newest:
             raise ParentMismatch(machine=self._machine, parent=proposal.parent_checkpoint, newest=newest)
+        if proposal.fresh is True and head.point is not None:
+            raise NotFresh(machine=self._machine, number=head.point.number)
         require(proposal.checkpoint != newest, f"checkpoint {newest} is the newest point's already")
         disks = {disk.id for disk in proposal.disks}
         require(bool(disks) and len(disks) == len(proposal.disks), "it lists no disk, or one twice")
@@ -418,7 +421,7 @@ def _now(clock: Clock) -> str:
 def _point(
     proposal: PointProposal, head: Head, fingerprints: Mapping[DiskId, str | None], committed_at: str
 ) -> Point:
-    fields = {f: getattr(proposal, f) for f in PointProposal.__struct_fields__}
+    fields = {f: getattr(proposal, f) for f in PointProposal.__struct_fields__ if f != "fresh"}
     fields["disks"] = tuple(
         msgspec.structs.replace(d, fingerprint=fingerprints[d.id]) if d.id in fingerprints else d
         for d in proposal.disks

@@ -48,6 +48,16 @@ class HeadMoved(SecondsiteError):
     action = "Look at the newest point again and repeat the command if it is still what you want."
 
 
+class NotFresh(SecondsiteError):
+    """A first copy arrives where there are points already."""
+
+    code = "journal.not-fresh"
+    outcome = Outcome.REFUSED
+    happened = "A first copy of machine {machine} was refused: its journal has point {number} already."
+    cause = "The first copy came another way meanwhile, e.g. on media that were imported."
+    action = "None: the source compares its disks with that point, and sends what differs."
+
+
 class ParentMismatch(SecondsiteError):
     """The proposal's changes are counted from another instant than the newest point."""
 

@@ -59,6 +59,8 @@ class PointProposal(msgspec.Struct, frozen=True, kw_only=True):
     frozen_seconds: float | None = None
     # What was written, for the detector; unset in records of before (and not written there: same bytes).
     signals: Signals | msgspec.UnsetType = msgspec.UNSET
+    # A first copy sends no holes, so nothing may lie beneath it; asked when it is committed, never recorded.
+    fresh: bool | msgspec.UnsetType = msgspec.UNSET
 
 
 class Point(PointProposal, frozen=True, kw_only=True):
