@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import re
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
@@ -123,14 +124,14 @@ class Pair:
         finally:
             self.running.guest.resume()
 
-    def compare_now(self) -> tuple[PointSummary, dict[str, str]]:
+    def compare_now(self, disks: Sequence[str] = ("vda", "vdb")) -> tuple[PointSummary, dict[str, str]]:
         """Stop the guest, wait for a point of that moment, compare its disks with the source's by hash.
 
         Returns the point and the hashes.
         """
         with self.stopped_guest() as since:
             point = self.wait_point(asked_after=since)
-            hashes = source_hashes(self.sites.a, self.machine)
+            hashes = source_hashes(self.sites.a, self.machine, disks)
         self.require_right(point, hashes)
         return point, hashes
 
@@ -164,12 +165,11 @@ def nbd_sha256(uri: str) -> str:
     return summed.stdout.split()[0].decode()
 
 
-def source_hashes(site: Site, machine: str) -> dict[str, str]:
-    """sha256 of every disk of a machine as the hypervisor has it now: by a backup job of our own.
+def source_hashes(site: Site, machine: str, disks: Sequence[str] = ("vda", "vdb")) -> dict[str, str]:
+    """sha256 of the disks of a machine as the hypervisor has it now: by a backup job of our own.
 
     The machine must stand still and hold no other job (a cycle that meets this one tries again later).
     """
-    disks = ("vda", "vdb")
     socket_path, scratch = site.sockets / "oracle.sock", site.scratch
     text = "".join(
         f"<disk name='{disk}' backup='yes' type='file' exportname='{disk}'>"
@@ -177,9 +177,11 @@ def source_hashes(site: Site, machine: str) -> dict[str, str]:
         for disk in disks
     )
     server = f"<server transport='unix' socket='{socket_path}'/>"
-    job = f"<domainbackup mode='pull'>{server}<disks>{text}</disks></domainbackup>"
     with contextlib.closing(site.connect()) as connection:
         domain = connection.lookupByName(machine)
+        others = set(re.findall(r"<target dev='(\w+)' bus=", domain.XMLDesc())) - set(disks)
+        text += "".join(f"<disk name='{disk}' backup='no'/>" for disk in sorted(others))
+        job = f"<domainbackup mode='pull'>{server}<disks>{text}</disks></domainbackup>"
         # libvirt waits for a job that is open; 30 s are its limit, cycles are far shorter
         domain.backupBegin(job, None, 0)
         try:

@@ -60,6 +60,9 @@ _BUSY = {libvirt.VIR_ERR_OPERATION_TIMEOUT, libvirt.VIR_ERR_RESOURCE_BUSY, libvi
 def connection_lost(error: libvirt.libvirtError) -> bool:
     """Whether the daemon went away (so that opening again may help), not whether it said no."""
     domains = {libvirt.VIR_FROM_RPC, libvirt.VIR_FROM_REMOTE}
+    if error.get_error_code() == libvirt.VIR_ERR_INTERNAL_ERROR:
+        # "client socket is closed": the daemon ended under a call
+        return error.get_error_domain() in domains
     return error.get_error_code() in _GONE and (
         error.get_error_domain() in domains or error.get_error_code() != libvirt.VIR_ERR_SYSTEM_ERROR
     )

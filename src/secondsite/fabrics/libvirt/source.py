@@ -24,7 +24,7 @@ from secondsite.fabrics.libvirt import checkpoints, definition, inventory, jobs,
 from secondsite.fabrics.libvirt.capture import JOB_SECONDS_MAX, Fixed, LibvirtCapture, stamp
 from secondsite.fabrics.libvirt.connection import Connection
 from secondsite.fabrics.libvirt.domxml import DomainDisk
-from secondsite.fabrics.libvirt.errors import translate, translated, words
+from secondsite.fabrics.libvirt.errors import connection_lost, translate, translated, words
 from secondsite.fabrics.libvirt.inventory import Found
 from secondsite.fabrics.libvirt.places import Places
 from secondsite.fabrics.libvirt.space import free_bytes
@@ -290,7 +290,7 @@ class LibvirtSource(Source):
             given_at = hands.clock.utc()
             given = True
         except libvirt.libvirtError as error:
-            raise self._begin_failed(error, asked.since) from error
+            raise self._begin_failed(error, asked) from error
         finally:
             earned = None
             if frozen is not None:
@@ -308,9 +308,14 @@ class LibvirtSource(Source):
             note=earned.note,
         )
 
-    def _begin_failed(self, error: libvirt.libvirtError, since: str | None) -> Exception:
+    def _begin_failed(self, error: libvirt.libvirtError, asked: _Asked) -> Exception:
+        since = asked.since
         if since is not None and tracking.says_lost(error):
             return BitmapLost(machine=self._name, checkpoint=since, why=words(error))
+        if connection_lost(error):
+            return translate(error, machine=self._name, what="begin a backup")
         if not self._domain().isActive():
             return SourceOff(machine=self._name, why="it was switched off just now")
+        if self._chosen(self._look())[0] != list(asked.devs):
+            return SourceBusy(machine=self._name, why="its disks are being changed")
         return translate(error, machine=self._name, what="begin a backup")
