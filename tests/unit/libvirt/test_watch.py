@@ -1,4 +1,4 @@
-"""What is noticed of a machine that is off, and which of libvirt's errors mean that its daemon is gone."""
+"""What is noticed of machines that are off or were changed, and which errors mean that a daemon is gone."""
 
 from __future__ import annotations
 
@@ -10,7 +10,9 @@ import pytest
 
 from secondsite.base.errors import SecondsiteError
 from secondsite.fabrics.errors import SourceBusy, SourceGone, SourceMoved
+from secondsite.fabrics.libvirt import definition, domxml
 from secondsite.fabrics.libvirt.errors import HypervisorRefused, translate
+from secondsite.fabrics.libvirt.inventory import Found
 from secondsite.fabrics.libvirt.tracking import disk_named
 from secondsite.fabrics.libvirt.watch import Images, was_migrated, why_off
 from secondsite.model.ids import DiskId
@@ -95,3 +97,26 @@ def test_translations(code: int, domain: int, kind: type[SecondsiteError]) -> No
     error = libvirt.libvirtError("a call failed")
     error.err = (code, domain, "client socket is closed", 2, None, None, None, -1, -1)
     assert type(translate(error, machine="shop", what="begin a backup")) is kind
+
+
+def _machine(*disks: str) -> str:
+    each = "".join(
+        f"<disk type='file' device='disk'><source file='/disks/{disk}'/><target dev='{disk}' bus='virtio'/>"
+        f"<alias name='virtio-{disk}'/></disk>"
+        for disk in disks
+    )
+    return f"<domain type='kvm'><name>shop</name><os/><devices>{each}</devices></domain>"
+
+
+def test_a_disk_plugged_in_for_this_run_only_travels_with_the_definition() -> None:
+    class Domain:
+        def XMLDesc(self, flags: int) -> str:  # noqa: N802 - libvirt's name
+            assert flags & libvirt.VIR_DOMAIN_XML_INACTIVE
+            return _machine("vda", "vdb")
+
+    live = domxml.parse(_machine("vda", "vdc"))
+    found = definition.read(Found(Domain(), live, tuple(domxml.disks(live))), [])
+    root = domxml.parse(found.text)
+    assert [domxml.target_dev(disk) for disk in root.findall("devices/disk")] == ["vda", "vdb", "vdc"]
+    added = root.findall("devices/disk")[-1]
+    assert added.find("alias") is None

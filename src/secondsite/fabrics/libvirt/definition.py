@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterable
 from pathlib import Path
 from xml.etree import ElementTree as ET
@@ -34,6 +35,7 @@ def read(found: Found, known_pools: Iterable[Pool]) -> Definition:
     pools = list(known_pools)
     flags = libvirt.VIR_DOMAIN_XML_INACTIVE | libvirt.VIR_DOMAIN_XML_SECURE
     root = domxml.parse(found.domain.XMLDesc(flags))
+    _add_plugged_in(root, found.xml)
     metadata = root.find("metadata")
     if metadata is None:
         metadata = ET.SubElement(root, "metadata")
@@ -50,6 +52,22 @@ def read(found: Found, known_pools: Iterable[Pool]) -> Definition:
     if path and Path(path).exists():
         variables = read_limited(Path(path), size_bytes_max=FIRMWARE_BYTES_MAX)
     return Definition(format=FORMAT, text=ET.tostring(root, encoding="unicode"), firmware_variables=variables)
+
+
+def _add_plugged_in(root: ET.Element, live: ET.Element) -> None:
+    """Disks that only the running machine has are in its points: a recovered one needs a place for them."""
+    known = {domxml.target_dev(disk) for disk in root.findall("devices/disk")}
+    devices = root.find("devices")
+    if devices is None:
+        return
+    for disk in live.findall("devices/disk"):
+        if domxml.target_dev(disk) in known:
+            continue
+        added = copy.deepcopy(disk)
+        for name in ("alias", "backingStore", "mirror"):  # of the running process
+            for element in added.findall(name):
+                added.remove(element)
+        devices.append(added)
 
 
 def pools_of(root: ET.Element) -> dict[str, str]:
