@@ -216,7 +216,8 @@ def point(
 
 
 def describe_copy(copy: FirstCopy) -> str:
-    """``1.2 GiB of 4.0 GiB, 350.0 MiB/s, 8.0 s left``."""
+    """``1.2 GiB of 4.0 GiB, 350.0 MiB/s, 8.0 s left``, and in a comparison how much of it differed."""
     left = "" if copy.seconds_left is None else f", {format_seconds(copy.seconds_left)} left"
     total = f" of {format_bytes(copy.total_bytes)}" if copy.total_bytes else ""
-    return f"{format_bytes(copy.done_bytes)}{total}, {format_bytes(copy.bytes_per_second)}/s{left}"
+    differed = "" if copy.differed_bytes is None else f", {format_bytes(copy.differed_bytes)} differed"
+    return f"{format_bytes(copy.done_bytes)}{total}, {format_bytes(copy.bytes_per_second)}/s{left}{differed}"

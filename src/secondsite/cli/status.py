@@ -84,8 +84,9 @@ def live_line(found: GatewayStatus) -> str:
 def _protection_line(status: ProtectionStatus) -> str:
     from secondsite.cli.protect import describe_copy
 
-    if status.first_copy is not None and status.last_point is None:
-        return f"{status.name} first copy {describe_copy(status.first_copy)}"
+    if status.first_copy is not None and _copies(status):
+        what = "first copy" if status.last_point is None else f"point {status.last_point}, comparing"
+        return f"{status.name} {what} {describe_copy(status.first_copy)}"
     changed, sent = format_bytes(status.total_changed_bytes), format_bytes(status.total_sent_bytes)
     return (
         f"{status.name} {status.state.value} point {status.last_point or UNKNOWN} "
@@ -125,7 +126,16 @@ def _print_status(found: GatewayStatus) -> None:
         out.print("Nothing is protected here, nothing is kept here.")
 
 
+def _copies(status: ProtectionStatus) -> bool:
+    return status.last_point is None or status.state.value == "Resynchronizing"
+
+
 def _protection_row(status: ProtectionStatus) -> tuple[object, ...]:
+    from secondsite.cli.protect import describe_copy
+
+    note = status.note
+    if not note and status.first_copy is not None and _copies(status):
+        note = describe_copy(status.first_copy)
     return (
         status.name,
         status.peer,
@@ -136,7 +146,7 @@ def _protection_row(status: ProtectionStatus) -> tuple[object, ...]:
         format_seconds(status.copy_frequency_seconds),
         format_bytes(status.total_changed_bytes),
         format_bytes(status.total_sent_bytes),
-        status.note,
+        note,
     )
 
 

@@ -21,7 +21,7 @@ from secondsite.base.clock import SystemClock
 from secondsite.fabrics.memory import MemoryFabric
 from secondsite.gateway.control import BODY_BYTES_MAX, ControlServices
 from secondsite.gateway.controlserver import SocketInUse, bind_private, serve_control
-from secondsite.gateway.messages import DifferingRange
+from secondsite.gateway.messages import DifferingRange, FirstCopy, ProtectionState
 from secondsite.gateway.recoverykey import RecoveryKeyGuard
 from secondsite.journal.keys import VaultKey
 from secondsite.model.events import Severity
@@ -355,3 +355,15 @@ def test_a_gateway_without_a_store_imports_no_seed(source: Source, tmp_path: Pat
     ran = source.run("seed", "import", str(tmp_path))
     assert ran.code == 4
     assert "no replica store" in ran.err
+
+
+def test_a_comparison_shows_how_much_differed(source: Source) -> None:
+    assert source.protect("--no-wait").code == 0
+    [status] = source.protections.statuses()
+    source.protections._statuses[status.machine] = msgspec.structs.replace(
+        status,
+        state=ProtectionState.RESYNCHRONIZING,
+        first_copy=FirstCopy(done_bytes=4096, total_bytes=8192, bytes_per_second=1024.0, differed_bytes=512),
+        last_point=7,
+    )
+    assert "512 B differed" in " ".join(source.run("status").out.split())
