@@ -152,6 +152,8 @@ def show(
 
 def report_lines(report: RetentionReport) -> list[str]:
     """A report for people, a line a question."""
+    from secondsite.model.retention import in_words
+
     bases = [base.allocated_bytes for base in report.bases]
     stored = format_bytes(sum(bytes_ or 0 for bytes_ in bases)) if bases else ""
     missing = [base.disk for base in report.bases if base.allocated_bytes is None]
@@ -172,11 +174,12 @@ def report_lines(report: RetentionReport) -> list[str]:
         f"  forecast   at most {report.cost.points:,} points and {most} stored once every window is full",
     ]
     for window in report.cost.shares:
+        every = in_words(window.every_seconds)
         how = "assumed: nothing of that length was merged yet"
         if window.measured_seconds is not None:
             how = f"measured on points of {format_seconds(window.measured_seconds)}"
         share = f"{window.share * 100:.0f} % of what arrives stays"
-        lines.append(f"             one every {format_seconds(window.every_seconds)}: {share} ({how})")
+        lines.append(f"             one every {every}: {share} ({how})")
     return lines
 
 
@@ -185,10 +188,9 @@ def _next_pass(todo: NextPass) -> str:
         return "nothing: points came again after a long gap, nothing goes for an hour"
     parts = []
     if todo.merged:
-        groups = "the one after them" if todo.into == 1 else f"the {todo.into} kept after them"
-        parts.append(f"{todo.merged:,} points are merged into {groups}")
+        parts.append(f"merges {todo.merged + todo.into:,} points into {todo.into:,}")
     if todo.leaving:
-        parts.append(f"{todo.leaving:,} points leave")
+        parts.append(f"lets {todo.leaving:,} go")
     if todo.held:
-        parts.append(f"{todo.held:,} points would go and are held")
+        parts.append(f"leaves {todo.held:,} that would go and is held")
     return ", ".join(parts) or "nothing to do"

@@ -113,13 +113,14 @@ class RetentionPolicy(msgspec.Struct, frozen=True, kw_only=True, rename="camel")
         if not self.windows:
             return "only the latest point"
         return ", ".join(
-            f"{'every point' if not w.every_seconds else f'one every {_time(w.every_seconds)}'}"
-            f" for {_time(w.reach_seconds)}"
+            f"{'every point' if not w.every_seconds else f'one every {in_words(w.every_seconds)}'}"
+            f" for {in_words(w.reach_seconds)}"
             for w in self.windows
         )
 
 
-def _time(seconds: float) -> str:
+def in_words(seconds: float) -> str:
+    """``7200`` -> ``2 h``; whole units only, else seconds."""
     for unit, name in ((DAY, "d"), (HOUR, "h"), (60.0, "min")):
         if seconds >= unit and seconds % unit == 0:
             return f"{seconds / unit:g} {name}"
@@ -203,7 +204,7 @@ def decide(
         window = next((i for i, (edge, _) in enumerate(edges) if time >= edge), None)
         if window is None:
             reasons[point.number] = (
-                f"older than {_time(policy.reach_seconds)}" if edges else "only the latest"
+                f"older than {in_words(policy.reach_seconds)}" if edges else "only the latest"
             )
         elif not edges[window][1]:
             keep.add(point.number)
@@ -211,7 +212,7 @@ def decide(
             buckets.setdefault((window, int(time // edges[window][1])), []).append(point)
     for (window, _), members in buckets.items():
         keep.add(_choose(members, preferred))
-        text = f"one every {_time(edges[window][1])}"
+        text = f"one every {in_words(edges[window][1])}"
         reasons.update({point.number: text for point in members})
     waiting = tuple(sorted(set(pinned) & set(reasons) - keep))
     keep.update(waiting)

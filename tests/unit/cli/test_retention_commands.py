@@ -83,7 +83,7 @@ def test_the_report_shows_what_stays_and_what_it_costs(target: Target) -> None:
     assert lines[2].endswith(", no bases")
     assert lines[3] == "  next pass  nothing to do"
     assert "a point every 5.0 s, over 25.0 s" in lines[4]
-    assert "one every 1:00:00: 100 % of what arrives stays (assumed" in lines[6]
+    assert "one every 1 h: 100 % of what arrives stays (assumed" in lines[6]
     other = target.run("retention", "show", "shop", "--policy", "latest", "--json").json
     (report,) = other
     stored = [point["sentBytes"] for point in target.run("points", "list", "shop", "--json").json]
