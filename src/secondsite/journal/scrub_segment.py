@@ -64,11 +64,17 @@ def check_segment(journal: Journal, ref: SegmentRef, keys: KeyRing, state: DiskS
         if wrong is not None:
             return SegmentCheck(name, len(data), wrong)
         return SegmentCheck(wrapped_key_name(journal.machine, state.key_id), len(data), lost, key_lost=True)
-    return _open(journal, ref, key, data, wrong)
+    return _open(journal, ref, key, data, found=found, error=wrong)
+
+
+def _is_whole(reader: SegmentReader, data: memoryview) -> bool:
+    """Whether the hashes in its footer are those of its bytes."""
+    footer = reader.footer
+    return blake3.blake3(data[: footer.index_position]).digest() == footer.payload_hash
 
 
 def _open(
-    journal: Journal, ref: SegmentRef, key: DiskKey, data: bytes, error: SecondsiteError | None
+    journal: Journal, ref: SegmentRef, key: DiskKey, data: bytes, *, found: str, error: SecondsiteError | None
 ) -> SegmentCheck:
     name, view = journal.segment_name(ref), memoryview(data)
     try:
@@ -80,6 +86,9 @@ def _open(
     except UNUSABLE as wrong:
         return SegmentCheck(name, len(data), wrong)
     bad, first = _bad_blocks(reader, key.digest_seed())
+    if found != ref.hash and not bad and _is_whole(reader, view):
+        # not a damaged one but another one, made with the keys: nothing in it is what was committed
+        bad = list(range(len(index)))
     return SegmentCheck(name, len(data), first or error, index=index, digests=digests, bad=tuple(bad))
 
 

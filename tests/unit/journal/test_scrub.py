@@ -173,11 +173,29 @@ def test_another_version_of_a_segment_is_not_the_one(replica: Scrubbed) -> None:
     replica.now[VDA][:] = before
     replica.store._objects[segment(replica, 4)] = bytes(other)
     report = replica.scrub()
-    assert any(damage.object == segment(replica, 4) for damage in report.damaged)
-    # it opens, and reads other bytes: the sums of what was committed say from where to where
-    assert {4, 5, 6} <= set(report.lost)
-    for number in report.proved:
-        assert replica.readable(replica.store, number)
+    damage = next(damage for damage in report.damaged if damage.object == segment(replica, 4))
+    # it opens, and reads other bytes
+    assert damage.points == {4, 5, 6}
+    for number in replica.listed():
+        assert replica.readable(replica.store, number) == (number in report.proved)
+
+
+def test_a_segment_as_long_as_the_one_whose_place_it_takes(replica: Scrubbed) -> None:
+    """Everything about it opens: it is what its header says, and not what the point says."""
+    lengths: dict[int, int] = {}
+    while True:
+        point = replica.add_point({VDA: [[(40, 4, "random")]]})
+        length = point.segments[0].stored_bytes
+        if length in lengths:
+            break
+        lengths[length] = point.number
+    other = lengths[length]
+    replica.replace(segment(replica, other), by=segment(replica, point.number))
+    damage = only(replica)
+    assert damage.object == segment(replica, other)
+    for number in replica.listed():
+        assert replica.readable(replica.store, number) == (number not in damage.points)
+    assert other in damage.points
 
 
 # -- log, state, keys -------------------------------------------------------------------------------
