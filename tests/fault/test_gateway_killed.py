@@ -22,7 +22,7 @@ import pytest
 from secondsite.base.clock import SystemClock
 from secondsite.base.crash import MARKS
 from secondsite.base.errors import SecondsiteError
-from secondsite.base.units import KIB
+from secondsite.base.units import KIB, MIB
 from secondsite.gateway.messages import ProtectionState
 from secondsite.journal.chain import Journal
 from secondsite.journal.keys import KeyRing
@@ -65,8 +65,9 @@ class Killed:
         self.process: subprocess.Popen[bytes] | None = None
         self.clock, self.never = SystemClock(), threading.Event()
 
-    def start(self, crash: str = "") -> None:
+    def start(self, crash: str = "", *, slice_bytes: int = 0) -> None:
         environment = {**os.environ, "PYTHONPATH": f"{ROOT / 'tests'}:{ROOT / 'src'}"}
+        environment["TEST_SLICE_BYTES"] = str(slice_bytes)
         if crash:
             environment["SECONDSITE_CRASH_AT"] = crash
         command = [
@@ -156,3 +157,31 @@ def test_points_hold_and_replication_catches_up(killed: Killed, crash: str) -> N
     assert taken.number
     assert killed.check_points() > before
     assert (killed.pair.root / A / "state" / "desired.json").exists()
+
+
+@pytest.mark.parametrize(
+    "crash", ["seed.after-slice:2", "seed.after-slice:5", "seed.after-increment", "seed.before-seal"]
+)
+def test_a_compare_that_is_killed_goes_on(killed: Killed, crash: str) -> None:
+    """The host forgets its checkpoints and our table is void: everything is compared, and killed in that."""
+    for _ in range(50):
+        killed.scribble()
+    killed.start()
+    killed.until(killed.answers, "gateway A answers")
+    killed.pair.protect("shop")
+    killed.until(lambda: killed.state() is ProtectionState.PROTECTED, "Protected")
+    assert killed.process is not None
+    killed.process.kill()
+    killed.process.wait()
+    before = killed.check_points()
+    (killed.guest_dir / "checkpoints.json").unlink()
+    killed.start(crash, slice_bytes=MIB)
+    killed.until(killed.ended, f"the kill at {crash}")
+    assert killed.process.returncode == -signal.SIGKILL
+    assert killed.check_points() == before, "an uncommitted compare is no point"
+    killed.start(slice_bytes=MIB)
+    killed.until(lambda: killed.state() is ProtectionState.PROTECTED, "Protected after the restart")
+    with killed.pair.client_a() as client:
+        client.take_point("shop")
+    assert killed.check_points() > before
+    assert "is compared with the target" in (killed.pair.root / "a.log").read_text()
