@@ -18,7 +18,7 @@ if __name__ == "__main__":
     logging.basicConfig(stream=sys.stderr, level=logging.INFO)
     slice_bytes = int(os.environ.get("TEST_SLICE_BYTES", "0"))
     if slice_bytes:
-        replicate.Seed = functools.partial(seed.Seed, slice_bytes=slice_bytes)  # type: ignore[assignment,misc]
+        replicate.Seed = functools.partial(seed.Seed, slice_bytes=slice_bytes)  # type: ignore[assignment,attr-defined]
     seed.SMALL_BYTES = 0  # a copy of a few MiB goes through several increments, as one of TiB does
     config, directory = map(Path, sys.argv[1:3])
     fabric = ReplayedFabric(directory, SystemClock())

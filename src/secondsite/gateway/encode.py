@@ -105,7 +105,7 @@ class Encoder:
         self._free: queue.Queue[_Batch] = queue.Queue(maxsize=BATCHES)
         for _ in range(BATCHES):
             # not zeroed: a cycle of some KiB must not pay for 16 MiB (6 ms of its own, measured)
-            self._free.put(_Batch(memoryview(np.empty(BATCH_BYTES, dtype=np.uint8))))
+            self._free.put(_Batch(np.empty(BATCH_BYTES, dtype=np.uint8).data))
         # bounded as above; None tells a worker to finish its open segments and wait at the gate
         self._ready: queue.Queue[_Batch | None] = queue.Queue(maxsize=BATCHES + threads)
         self._workers: list[threading.Thread] = []
