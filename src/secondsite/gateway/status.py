@@ -126,20 +126,25 @@ class Board:
         with self._lock:
             self._take_point(point)
             self._points += 1
-            missed, self._rpo_missed = self._rpo_missed, False
-        if missed:
+            fresh = self._clock.monotonic() - self._point_given <= self._rpo_limit
+            met = self._rpo_missed and fresh  # while it catches up each point is late, and told of once
+            self._rpo_missed = self._rpo_missed and not fresh
+        if met:
             text = f"{self._name} has a fresh point again: {point.number}"
             self._events.emit("replicate.rpo-met", Severity.INFORMATION, text, machine=self._machine)
 
     def watch_rpo(self) -> None:
         """Tell, once, that the newest point is older than it should be."""
         age = self.rpo_seconds()
-        limit = RPO_FACTOR * self.frequency_seconds + RPO_GRACE_SECONDS
-        if age is None or age <= limit or self._rpo_missed:
+        if age is None or age <= self._rpo_limit or self._rpo_missed:
             return
         self._rpo_missed = True
-        text = f"the newest point of {self._name} is {age:.0f} s old, more than {limit:.0f} s"
+        text = f"the newest point of {self._name} is {age:.0f} s old, more than {self._rpo_limit:.0f} s"
         self._events.emit("replicate.rpo-missed", Severity.WARNING, text, machine=self._machine)
+
+    @property
+    def _rpo_limit(self) -> float:
+        return RPO_FACTOR * self.frequency_seconds + RPO_GRACE_SECONDS
 
     def rpo_seconds(self) -> float | None:
         """Age of the newest committed instant; None: no point is known."""
