@@ -7,6 +7,7 @@ has to.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -16,7 +17,7 @@ import pytest
 
 from secondsite.base.clock import SystemClock
 from secondsite.base.units import KIB, MIB
-from secondsite.gateway import cycle
+from secondsite.gateway import cycle, findings
 from secondsite.gateway.replicate import Replication
 from secondsite.model.ids import DiskId
 from secondsite.model.machines import PowerState
@@ -422,3 +423,17 @@ def test_rpo_is_not_the_time_of_days_business(scene: Scene) -> None:
         rpo = scene.replication.board.rpo_seconds()
         assert rpo is not None
         assert rpo < 60
+
+
+def test_the_document_has_every_event_and_every_test() -> None:
+    root = Path(__file__).resolve().parents[3]
+    text = (root / "docs" / "healing.md").read_text()
+    events = {event for row in MATRIX.values() for event in row.events}
+    events |= {row.code for row in findings.ROWS}
+    assert not {event for event in events if f"`{event}`" not in text}
+    real = re.findall(r"^def (test_\w+)", (root / "tests/e2e/test_healing.py").read_text(), re.MULTILINE)
+    assert real
+    assert not [name for name in real if name not in text]
+    source = "".join(path.read_text() for path in (root / "src/secondsite").rglob("*.py"))
+    told = set(re.findall(r"`((?:source|tracking|fabric|replicate|gateway)\.[a-z-]+)`", text))
+    assert not {code for code in told if f'"{code}"' not in source}
