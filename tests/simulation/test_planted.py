@@ -34,7 +34,7 @@ from support.sim_kernel import RunFailed
 from support.sim_run import Run, run_seed
 
 Patch = pytest.MonkeyPatch
-SEEDS_MAX = 40
+SEEDS_MAX = 120
 
 
 @pytest.fixture(autouse=True)
