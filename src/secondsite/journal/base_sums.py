@@ -1,6 +1,7 @@
 """Sums of a base: a keyed hash of each 64 KiB, kept in the store by promotion, checked by whoever doubts.
 
-Object (one a promotion, named by the point it went up to), little-endian:
+Object (one a promotion, named by the point it went up to; several are made one, see `base_sums_merge`),
+little-endian:
  0   8  magic "2SITESUM"
  8   2  version
 10   2  zero
@@ -15,6 +16,7 @@ Objects are read in ascending order of their names; later rows win.
 
 from __future__ import annotations
 
+import contextlib
 import struct
 from collections.abc import Iterator
 
@@ -28,7 +30,7 @@ from secondsite.journal.bases import BaseImage
 from secondsite.journal.errors import damaged
 from secondsite.journal.format import VERSION, check_version
 from secondsite.journal.names import base_sums_prefix
-from secondsite.journal.store import ObjectExists, ObjectStore
+from secondsite.journal.store import ObjectExists, ObjectMissing, ObjectStore
 from secondsite.model.extents import Extents
 from secondsite.model.ids import DiskId, MachineId
 
@@ -61,9 +63,14 @@ def row_sum(data: memoryview, number: int, seed: int) -> tuple[int, int]:
     return found & _MASK, found >> 64
 
 
+def sums_head(count: int) -> bytes:
+    """An object's first 24 bytes, for `count` rows; the hash follows, of these and the rows."""
+    return HEADER.pack(MAGIC, VERSION, 0, 0, count, bytes(32))[:24]
+
+
 def put_sums(store: ObjectStore, machine: MachineId, disk: DiskId, number: int, rows: Sums) -> None:
     """Keep the sums of the promotion up to point `number`; repeated, the first stays (it is the same)."""
-    head = HEADER.pack(MAGIC, VERSION, 0, 0, len(rows), bytes(32))[:24]
+    head = sums_head(len(rows))
     body = rows.tobytes()
     data = head + blake3.blake3(head).update(body).digest() + body
     try:
@@ -98,8 +105,15 @@ def read_rows(store: ObjectStore, name: str) -> Iterator[Sums]:
 
 def read_sums(store: ObjectStore, machine: MachineId, disk: DiskId) -> dict[int, tuple[int, int]]:
     """Every sum the store knows of a disk's base, by number of the 64 KiB. Raises ObjectDamaged."""
+    # made one with others since they were listed; that happens once in many promotions
+    with contextlib.suppress(ObjectMissing):
+        return _read_all(store, base_sums_prefix(machine, disk))
+    return _read_all(store, base_sums_prefix(machine, disk))
+
+
+def _read_all(store: ObjectStore, prefix: str) -> dict[int, tuple[int, int]]:
     known: dict[int, tuple[int, int]] = {}
-    for name in store.list(base_sums_prefix(machine, disk)):
+    for name in store.list(prefix):
         known.update(_decode(name, store.get(name, size_bytes_max=SUMS_BYTES_MAX)))
     return known
 

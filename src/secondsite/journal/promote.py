@@ -7,11 +7,13 @@ The order, each step safe to repeat after a crash (rule 6):
    segments, so nobody reads a block while it changes;
 3. the bases are synced, their sums are put into the store;
 4. the state says that the bases hold the floor;
-5. segments of the floor and below go, except those a pinned reader may still use, then the records below.
+5. segments of the floor and below go, except those a pinned reader may still use, then the records below;
+   of sums that have become many, one object is made.
 """
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -20,13 +22,16 @@ import msgspec
 from secondsite.base.clock import Clock
 from secondsite.base.crash import crash_point, mark
 from secondsite.journal.base_sums import put_sums, sum_base
+from secondsite.journal.base_sums_merge import merge_sums
 from secondsite.journal.bases import BaseImage
 from secondsite.journal.chain import Journal
 from secondsite.journal.disk_index import DiskIndex, open_disk_index
+from secondsite.journal.errors import FormatUnknown, ObjectDamaged
 from secondsite.journal.keys import KeyRing
 from secondsite.journal.manifest import RECORD_BYTES_MAX, record_hash
 from secondsite.journal.names import log_name
 from secondsite.journal.state import BaseState, Retired, State
+from secondsite.journal.store import StoreFull
 from secondsite.journal.sweep import delete_promoted, delete_retired
 from secondsite.journal.view import check_base
 from secondsite.model.extents import Extents
@@ -86,6 +91,9 @@ def promote(
         crash_point(AFTER_FLOOR)
         _write_bases(journal, state, keys, open_base, done)
     done.segments_deleted = delete_promoted(journal, clock=clock) + delete_retired(journal, clock=clock)
+    for base in journal.state().bases:
+        with contextlib.suppress(ObjectDamaged, FormatUnknown, StoreFull):  # verify names what is damaged
+            merge_sums(journal.store, journal.machine, base.disk)
     return done
 
 

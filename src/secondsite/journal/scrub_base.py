@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator
 from concurrent.futures import Executor
 from dataclasses import dataclass, field
@@ -20,6 +21,7 @@ from secondsite.journal.scrub_disk import DiskWalk, Loss, PairArray
 from secondsite.journal.scrub_segment import UNUSABLE
 from secondsite.journal.scrub_types import Damage, Meter
 from secondsite.journal.scrub_work import in_order
+from secondsite.journal.store import ObjectMissing
 from secondsite.model.extents import Extents
 from secondsite.model.ids import DiskId
 
@@ -66,6 +68,22 @@ def read_known(
     journal: Journal, disk: DiskId, size_bytes: int, *, meter: Meter, sums: PairArray
 ) -> tuple[KnownSums, int, list[Damage]]:
     """(the sums, objects read, damaged objects); later objects win. A damaged one says nothing."""
+    with contextlib.suppress(ObjectMissing):
+        return _read_known(journal, disk, size_bytes, meter, sums, missing=ObjectMissing)
+    # a promotion made them one since they were listed; that happens once in many promotions
+    return _read_known(journal, disk, size_bytes, meter, sums, missing=())
+
+
+def _read_known(
+    journal: Journal,
+    disk: DiskId,
+    size_bytes: int,
+    meter: Meter,
+    sums: PairArray,
+    *,
+    missing: type[ObjectMissing] | tuple[()],
+) -> tuple[KnownSums, int, list[Damage]]:
+    """missing: what is raised instead of being told as damage."""
     rows = -(-size_bytes // BLOCK_BYTES_MAX)
     known = np.zeros(rows, dtype=np.bool_)
     damages: list[Damage] = []
@@ -79,6 +97,8 @@ def read_known(
                 sums.rows[numbers] = inside["sum"]
                 known[numbers] = True
                 meter.spend(part.nbytes)
+        except missing:
+            raise
         except UNUSABLE as error:
             damages.append(Damage(name, "base-sums", str(error)))
     return KnownSums(known, sums), objects, damages
