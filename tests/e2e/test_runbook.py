@@ -184,6 +184,17 @@ def of_host(steps: list[Step], host: str) -> list[Step]:
     return own + [step for step in steps[first:] if step.host != other]
 
 
+def served(root: Path) -> list[str]:
+    """Processes that serve points of a host below `root`."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            with contextlib.suppress(OSError):
+                words = (entry / "cmdline").read_bytes()
+                found += [entry.name] if b"gateway.export" in words and bytes(root) in words else []
+    return found
+
+
 def test_gateway_lost_at_the_target(hosts: Hosts) -> None:
     """Killed while somebody looks at a point; its host, state and cache are gone."""
     hosts.start("B")
@@ -191,7 +202,9 @@ def test_gateway_lost_at_the_target(hosts: Hosts) -> None:
     hosts.protect()
     before = hosts.points()
     hosts.shell("B", f"secondsite points export {MACHINE} latest --socket-dir /run/secondsite/look --keep")
+    assert served(hosts.root)
     hosts.lose("B", keep=("/srv/replicas", "/srv/bases"))
+    hosts.until(lambda: not served(hosts.root), "the end of all that ran there")
     gone = page("gateway lost")
     printed = be_sure(hosts, gone)
     assert "No gateway answers" in printed[1]

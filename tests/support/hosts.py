@@ -12,6 +12,7 @@ import os
 import re
 import secrets
 import shutil
+import signal
 import socketserver
 import subprocess
 import sys
@@ -200,6 +201,7 @@ class Hosts:
             self.b.wait()
             self.b = None
         self.stop(host)
+        self._end_others(host)
         kept = {path: self.root / f"kept-{number}" for number, path in enumerate(keep)}
         for path, place in kept.items():
             self.path(host, path).rename(place)
@@ -208,6 +210,15 @@ class Hosts:
         self.new_host(host)
         for path, place in kept.items():
             place.rename(self.path(host, path))
+
+    def _end_others(self, host: str) -> None:
+        """What outlives a gateway and not its host: processes that serve points."""
+        mine = f"{self.root / host}/".encode()
+        for entry in Path("/proc").iterdir():
+            if entry.name.isdigit():
+                with suppress(OSError):
+                    if mine in (entry / "cmdline").read_bytes():
+                        os.kill(int(entry.name), signal.SIGKILL)
 
     # a person at a host
 
@@ -317,8 +328,9 @@ class Hosts:
 
     def close(self) -> None:
         self.quiet()
-        self.stop("A")
-        self.stop("B")
+        for host in ("A", "B"):
+            self.stop(host)
+            self._end_others(host)
 
 
 class _Systemd(socketserver.StreamRequestHandler):
