@@ -1,10 +1,11 @@
 """Crash at the N-th operation, for every N: scenes of a journal's life, and what must hold after each crash.
 
-A scene is built the same way each time, so that N means the same operation. Two ways to go down:
+A scene is built the same way each time, so that N means the same operation. Three things happen at it:
 
 * power: the store keeps what was acknowledged (the operation that was struck landed or not), of staged bytes
   some beginning, and of every unsynced write to a base each sector for itself;
-* kill: store and bases keep everything; readers in other processes have their views open, and go on.
+* kill: store and bases keep everything; readers in other processes have their views open, and go on;
+* fail: the operation fails, having landed or not, and the same process goes on with what it has in memory.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from secondsite.journal.bases import BaseImage
 from secondsite.journal.bases_memory import MemoryBase
 from secondsite.journal.chain import Head
 from secondsite.journal.state import BaseState
+from secondsite.journal.store import StoreUnavailable
 from secondsite.journal.store_memory import Faults, PowerCut
 from secondsite.journal.sweep import garbage
 from secondsite.model.ids import DiskId
@@ -138,23 +140,32 @@ class Case:
         return scene.faults.count - before
 
 
-def strike(case: Case, at: int, *, landed: bool) -> Scene:
+def strike(case: Case, at: int, *, landed: bool, how: str = "power") -> Scene:
     """Build the scene and cut its work off at an operation."""
     scene = case.build()
-    scene.faults.cut_at, scene.faults.landed = scene.faults.count + at, landed
+    struck = scene.faults.count + at
+    scene.faults.landed = landed
+    if how == "fail":
+        scene.faults.fail_at = struck
+    else:
+        scene.faults.cut_at = struck
     try:
         case.work(scene)
-    except PowerCut:
+    except (PowerCut, StoreUnavailable):
         return scene
-    raise AssertionError(f"{case.name} has fewer than {at} operations")
+    assert how == "fail", f"{case.name} has fewer than {at} operations"
+    return scene  # it did not matter
 
 
 def go_down(scene: Scene, how: str, chance: random.Random) -> None:
-    """Restart after a strike."""
+    """Restart after a strike, or just go on."""
     if how == "power":
         scene.power_cut(chance)
-    else:
+    elif how == "kill":
         scene.kill()
+    else:
+        scene.faults.fail_at, scene.faults.landed = None, False
+        scene.settle()
 
 
 def go_on(case: Case, scene: Scene) -> None:
@@ -177,7 +188,7 @@ def moments(case: Case) -> Iterator[tuple[int, bool, str]]:
         (at, landed, how)
         for at in range(1, total + 1)
         for landed in (False, True)
-        for how in ("power", "kill")
+        for how in ("power", "kill", "fail")
     ]
     yield from every if FULL else every[sum(case.name.encode()) % case.stride :: case.stride]
 
@@ -186,9 +197,9 @@ def run_case(case: Case) -> int:
     """The matrix of one case; how many moments were tried."""
     tried = 0
     for at, landed, how in moments(case):
-        chance = random.Random(at * 4 + landed * 2 + (how == "kill"))
+        chance = random.Random(f"{at} {landed} {how}")
         try:
-            scene = strike(case, at, landed=landed)
+            scene = strike(case, at, landed=landed, how=how)
             go_down(scene, how, chance)
             go_on(case, scene)
         except PowerCut as error:
