@@ -13,19 +13,16 @@ from __future__ import annotations
 import contextlib
 import os
 import threading
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Collection, Iterator
 from concurrent.futures import Executor, ThreadPoolExecutor
-from datetime import timedelta
 from functools import partial
 from pathlib import Path
 
 from secondsite.base.clock import Clock
 from secondsite.base.errors import SecondsiteError
-from secondsite.base.units import GIB, MIB, SUB_BLOCK_BYTES
 from secondsite.journal.bases import BaseFailed, BaseImage, BaseMismatch
 from secondsite.journal.chain import Journal
 from secondsite.journal.chain_errors import PointUnknown
-from secondsite.journal.digests import combine, digest_sub_blocks, fingerprint_text
 from secondsite.journal.disk_index import open_disk_index
 from secondsite.journal.keys import KeyRing
 from secondsite.journal.names import base_sums_prefix, merged_prefix, segments_prefix, wrapped_key_name
@@ -33,6 +30,7 @@ from secondsite.journal.scrub_base import base_lost, read_base, read_known
 from secondsite.journal.scrub_disk import DiskWalk, Loss, PairArray, Verdict
 from secondsite.journal.scrub_log import Log, read_log
 from secondsite.journal.scrub_pages import see_through_pages
+from secondsite.journal.scrub_pins import OnUnpinned, pinned, pinned_for_reading
 from secondsite.journal.scrub_segment import UNUSABLE, SegmentCheck, check_segment
 from secondsite.journal.scrub_types import (
     Damage,
@@ -43,24 +41,19 @@ from secondsite.journal.scrub_types import (
     ScrubReport,
     Trusted,
 )
+from secondsite.journal.scrub_view import sum_view
 from secondsite.journal.scrub_work import in_order
 from secondsite.journal.segment_read import verify_segment
 from secondsite.journal.store import ObjectMissing, StoreUnavailable
-from secondsite.journal.view import BaseOf, DiskView, check_base, open_view
+from secondsite.journal.view import BaseOf, check_base, open_view
 from secondsite.model.extents import Extents
 from secondsite.model.ids import DiskId, KeyId
 from secondsite.model.points import DiskState, Point, SegmentRef
 
-HOLDER, HOLDER_OF_BASES, HOLDER_OF_READING = "scrub", "scrub-bases", "scrub-reading"
-PIN = timedelta(days=3)
 # Hashing, opening and unpacking release the interpreter's lock: more threads than cores win nothing.
 WORKERS_MAX = 4
 # One unreadable object is a bad sector; so many in a row are a store that is gone.
 UNAVAILABLE_IN_A_ROW_MAX = 8
-REREAD_BYTES = 1 * MIB
-_SLICE_BYTES = 1 * GIB
-
-OnUnpinned = Callable[[StoreUnavailable], None]
 
 
 def scrub(
@@ -94,7 +87,7 @@ def scrub(
     report = ScrubReport(machine=journal.machine, started_at=clock.utc().isoformat(timespec="seconds"))
     started = clock.monotonic()
     with contextlib.ExitStack() as stack:
-        pins = stack.enter_context(_pinned(journal, clock, on_unpinned))
+        pins = stack.enter_context(pinned(journal, clock, meter, on_unpinned))
         log = read_log(journal, meter, trusted)
         pool = stack.enter_context(ThreadPoolExecutor(min(WORKERS_MAX, os.cpu_count() or 1), "scrub"))
         run = _Run(journal, keys, log, report, meter=meter, pool=pool, work_dir=work_dir)
@@ -109,30 +102,6 @@ def scrub(
     report.bytes = meter.done
     report.seconds = clock.monotonic() - started
     return report
-
-
-@contextlib.contextmanager
-def _pinned(journal: Journal, clock: Clock, on_unpinned: OnUnpinned | None) -> Iterator[contextlib.ExitStack]:
-    """The newest point is pinned; the oldest until what is given is closed."""
-    until = (clock.utc() + PIN).isoformat(timespec="microseconds")
-    with contextlib.ExitStack() as stack, contextlib.ExitStack() as early:
-        try:
-            listed = journal.points()
-            if listed:
-                # the newest first: until it is pinned, both may still leave
-                journal.pin(listed[-1].number, HOLDER, "it is being verified", until)
-                stack.callback(journal.unpin, HOLDER)
-                journal.pin(
-                    journal.points()[0].number, HOLDER_OF_BASES, "its bases are being verified", until
-                )
-                early.callback(journal.unpin, HOLDER_OF_BASES)
-        except StoreUnavailable as error:
-            if on_unpinned is None:
-                raise
-            on_unpinned(error)
-        except SecondsiteError:
-            pass  # the log is damaged: nothing can be pinned, nor promoted; reading it says what is wrong
-        yield early
 
 
 class _Run:
@@ -354,7 +323,7 @@ class _Run:
         for point in listed:
             if point.number in wanted and point.number not in lost:
                 self._meter.say(f"reading point {point.number} whole")
-                with _pin_for_reading(self._journal, point.number) as readable:
+                with pinned_for_reading(self._journal, point.number) as readable:
                     if readable:
                         self._reread(point, bases)
 
@@ -425,46 +394,6 @@ class _Run:
                 self._report.objects += 1
                 self._report.unnamed += 1
                 self._meter.spend(size)
-
-
-@contextlib.contextmanager
-def _pin_for_reading(journal: Journal, number: int) -> Iterator[bool]:
-    """Whether the point is still there; it then stays meanwhile, unless the store cannot be written."""
-    with contextlib.ExitStack() as stack:
-        try:
-            journal.pin(number, HOLDER_OF_READING, "it is being verified")
-            stack.callback(journal.unpin, HOLDER_OF_READING)
-        except PointUnknown:
-            yield False
-            return
-        except StoreUnavailable:
-            pass  # `on_unpinned` was told
-        yield True
-
-
-def sum_view(view: DiskView, seed: int, pool: Executor, meter: Meter) -> str:
-    """The fingerprint of what a view of a disk reads as. Raises what reading raises."""
-
-    def read(piece: tuple[int, int]) -> tuple[int, tuple[int, int]]:
-        offset, length = piece
-        buffer = memoryview(bytearray(length))
-        view.read_into(offset, buffer)
-        return length, combine(digest_sub_blocks(buffer, offset // SUB_BLOCK_BYTES, seed))
-
-    slices = [(at, min(_SLICE_BYTES, view.size_bytes - at)) for at in range(0, view.size_bytes, _SLICE_BYTES)]
-    meter.expect(sum(_data(view, *part).total_bytes for part in slices))
-    lanes = (0, 0)
-    for part in slices:
-        for length, found in in_order(pool, read, _data(view, *part).pieces(REREAD_BYTES, aligned=True)):
-            lanes = (lanes[0] + found[0], lanes[1] + found[1])
-            meter.spend(length)
-    return fingerprint_text(lanes)
-
-
-def _data(view: DiskView, offset: int, length: int) -> Extents:
-    """Where there is data, in whole sub-blocks."""
-    found = Extents.of((start, end) for start, end, zero in view.extents(offset, length) if not zero)
-    return found.align(SUB_BLOCK_BYTES, view.size_bytes)
 
 
 __all__ = [

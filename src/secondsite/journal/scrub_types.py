@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from datetime import timedelta
 
 from secondsite.base.clock import Clock
 from secondsite.base.errors import Outcome, SecondsiteError
@@ -88,6 +89,11 @@ class ScrubReport:
 OnProgress = Callable[[Position], None]
 
 
+# Pins are made to end by themselves, should the process die; well before that they are made again.
+PIN = timedelta(days=3)
+RENEW_SECONDS = PIN.total_seconds() / 6
+
+
 class Meter:
     """Counts what is read, keeps the pace, tells the position, and stops when asked to. Thread-safe."""
 
@@ -107,6 +113,8 @@ class Meter:
         self._rate = bytes_per_second
         self._lock = threading.Lock()
         self._started = clock.monotonic()
+        self._renewals: list[Callable[[], None]] = []
+        self._renewed = self._started
         self.doing = ""
         self.done = 0
         self.total = 0
@@ -122,6 +130,10 @@ class Meter:
         self.doing = doing
         self._tell()
 
+    def renew(self, function: Callable[[], None]) -> None:
+        """Call it now and then while it lasts: a paced scrub may take longer than a pin counts."""
+        self._renewals.append(function)
+
     def expect(self, count: int) -> None:
         """So many more bytes will be read."""
         with self._lock:
@@ -134,6 +146,10 @@ class Meter:
             due = self._started + self.done / self._rate if self._rate else 0.0
         self._tell()
         self.check()
+        if self._clock.monotonic() - self._renewed >= RENEW_SECONDS:
+            self._renewed = self._clock.monotonic()
+            for function in self._renewals:
+                function()
         wait = due - self._clock.monotonic()
         if self._rate and wait > 0 and self._clock.wait(self._cancel, wait):
             self.check()

@@ -349,8 +349,7 @@ def start(replica: Scrubbed, **options: object) -> list[Position]:
         Journal(replica.store, MACHINE, replica.vault),
         KeyRing(replica.store, MACHINE, replica.vault),
         replica.base_of_store,
-        progress=seen.append,
-        **{"clock": replica.clock, **options},  # type: ignore[arg-type]
+        **{"clock": replica.clock, "progress": seen.append, **options},  # type: ignore[arg-type]
     )
     return seen
 
@@ -485,3 +484,36 @@ def test_a_record_that_a_page_of_the_log_holds_too_costs_no_point(monkeypatch: p
     # where no page has it, it does
     replica.flip(log_name(MACHINE, 20), 200)
     assert replica.scrub().lost == list(range(4, 22))
+
+
+def test_pins_are_renewed_while_a_slow_one_lasts(replica: Scrubbed) -> None:
+    clock = FakeClock()
+    ends: dict[str, set[str]] = {}
+
+    def look(_: Position) -> None:
+        now = clock.utc().isoformat(timespec="microseconds")
+        pins = {pin.holder: pin for pin in replica.journal.state().pins}
+        assert pins["scrub"].until is not None
+        assert pins["scrub"].until > now, "it no longer counts"
+        ends.setdefault("scrub", set()).add(pins["scrub"].until)
+        assert pins["scrub"].base_number == 2
+
+    # ten days for what is some hundred KiB
+    size = replica.scrub().bytes
+    start(replica, clock=clock, bytes_per_second=size / (10 * 86400.0), progress=look)
+    assert clock.monotonic() > 9 * 86400
+    assert len(ends["scrub"]) >= 4
+
+
+def test_a_store_that_cannot_be_written_is_verified_all_the_same(
+    replica: Scrubbed, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(key: str, data: bytes) -> None:
+        raise StoreUnavailable(store="memory://", key=key, why="Read-only file system")
+
+    monkeypatch.setattr(replica.store, "put", refuse)
+    told: list[StoreUnavailable] = []
+    with pytest.raises(StoreUnavailable):
+        replica.scrub()
+    start(replica, on_unpinned=told.append, points=[2, 7])
+    assert len(told) == 1
