@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 from pathlib import Path
 
 from secondsite.base.clock import SystemClock
@@ -11,13 +12,18 @@ from secondsite.gateway.basehost import BaseHost
 SECONDS_MAX = 20.0
 
 
+def until(condition: Callable[[], bool], what: str, seconds: float = 60.0) -> None:
+    """Poll a condition."""
+    clock, never = SystemClock(), threading.Event()
+    deadline = clock.monotonic() + seconds
+    while not condition():
+        assert clock.monotonic() < deadline, f"{what} did not happen"
+        clock.wait(never, 0.01)
+
+
 def gone(host: BaseHost) -> None:
     """Wait until no host of this image lives."""
-    clock, never = SystemClock(), threading.Event()
-    deadline = clock.monotonic() + SECONDS_MAX
-    while host.process() is not None:
-        assert clock.monotonic() < deadline, f"the host of {host.path} does not end"
-        clock.wait(never, 0.005)
+    until(lambda: host.process() is None, f"the end of the host of {host.path}", SECONDS_MAX)
 
 
 def using(directory: Path) -> list[str]:
@@ -35,8 +41,4 @@ def using(directory: Path) -> list[str]:
 
 def wait_gone(directory: Path) -> None:
     """Wait until no host has an image below `directory` open: the last one to leave ends it."""
-    clock, never = SystemClock(), threading.Event()
-    deadline = clock.monotonic() + SECONDS_MAX
-    while left := using(directory):
-        assert clock.monotonic() < deadline, f"still there: {left}"
-        clock.wait(never, 0.005)
+    until(lambda: not using(directory), f"the end of all hosts below {directory}", SECONDS_MAX)

@@ -23,9 +23,9 @@ class Pair:
     """`root` holds everything; a short path, since control sockets lie below it."""
 
     def __init__(
-        self, root: Path, *, cache_limit_bytes: int = GIB, store: str | None = None, bases: bool = False
+        self, root: Path, *, cache_limit_bytes: int = GIB, store: str | None = None, bases: bool | str = False
     ) -> None:
-        """store: the URL of B's store, instead of a directory. bases: B promotes into images."""
+        """store: the URL of B's store, instead of a directory. bases: B has images, of this format."""
         self.bases = bases
         self.root = root
         self.vault = VaultKey.create()
@@ -58,6 +58,8 @@ class Pair:
         if listen is not None and self.bases:
             (home / "bases").mkdir(exist_ok=True)
             lines.append(f"base_dir = {json.dumps(str(home / 'bases'))}")
+            if isinstance(self.bases, str):
+                lines.append(f"base_format = {json.dumps(self.bases)}")
         lines += ["[tls]", *(f"{k} = {json.dumps(str(home / 'tls' / v))}" for k, v in self._tls(name))]
         if listen is not None:
             lines += ["[listen]", 'host = "127.0.0.1"', f"port = {listen}"]
@@ -70,10 +72,10 @@ class Pair:
     def _tls(name: str) -> list[tuple[str, str]]:
         return [("cert", f"{name}.crt"), ("key", f"{name}.key"), ("ca", "ca.crt")]
 
-    def start_b(self, port: int = 0) -> tuple[str, int]:
+    def start_b(self, port: int = 0, fabric: Fabric | None = None) -> tuple[str, int]:
         """The target; returns its address."""
         path = self.config(B, listen=port, peers={A: "https://127.0.0.1:1"})
-        self.b = Gateway(load_config(path))
+        self.b = Gateway(load_config(path), fabric=fabric)
         self.b.start()
         assert self.b.address is not None
         return self.b.address
