@@ -107,6 +107,8 @@ def verify(
         raise InvalidInput(what="--key-file, --base or --trust", why="they belong to --store")
     with reach.open() as client:
         names = [machine] if machine is not None else _replicas(client)
+        if not names:
+            print("Nothing is kept here.", file=sys.stderr)
         if cancel:
             for name in names:
                 client.cancel_verification(name)

@@ -48,8 +48,8 @@ BEFORE_RESULT = mark("scrub.before-result")
 AFTER_RESULT = mark("scrub.after-result")
 
 RESULT_BYTES_MAX = 64 * MIB
-# How often the schedule is looked at; a scrub is due by the hour, not by the second.
-TICK_SECONDS = 30.0
+# How often the schedule is looked at: a scrub is due by the hour, and each look lists the store's machines.
+TICK_SECONDS = 300.0
 # A scrub that could not run (the store was away) is tried again.
 RETRY_SECONDS = 3600.0
 
