@@ -84,22 +84,6 @@ def stamp_ignored(patch: Patch) -> None:
     patch.setattr(SubBlockTable, "expect", trusting)
 
 
-def unclean_table_trusted(patch: Patch) -> None:
-    """Rule 1: the stamp stays on while the gateway runs, so a killed one leaves it."""
-    restamp = SubBlockTable._restamp
-
-    def stamped(table: SubBlockTable, epoch: int, point: int, *rest: Any) -> None:
-        restamp(table, epoch, point, *rest)
-        import os
-
-        assert table._stamp is not None
-        old = msgspec.structs.replace(table._stamp, point=table._stamp.point + 1)
-        os.pwrite(table._fd, subblocks._encode_header(old), 0)
-
-    patch.setattr(SubBlockTable, "_restamp", stamped)
-    stamp_ignored(patch)
-
-
 def checkpoint_forgotten_early(patch: Patch) -> None:
     """Rule 9: the checkpoint of the last committed point goes before the next is acknowledged."""
     tidy = Checkpoints.tidy

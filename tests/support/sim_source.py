@@ -67,7 +67,9 @@ class SimSource:
         def effect() -> MemoryCapture:
             made = self._inner.capture(since=since, checkpoint=checkpoint, quiesce=quiesce)
             if checkpoint is not None:
-                self._site.oracle.captured(checkpoint, self._site.name, self._site.content())
+                content = self._site.content()
+                self._site.oracle.captured(checkpoint, self._site.name, content)
+                self._site.captured.append(content)
             return made
 
         found: MemoryCapture = self._world.operation("capture", effect)
@@ -111,6 +113,7 @@ class SourceSite:
         self.shipper: LinkShipper | None = None
         self.protected = True
         self.starts = 0
+        self.captured: list[dict[DiskId, bytes]] = []
         self.asked = 0  # points asked for, and given
         self.given = 0
         self._change = SimLock(world)  # commands that begin or end protection come one after the other
@@ -133,11 +136,15 @@ class SourceSite:
             if kind < 0.1:
                 self.fabric.discard(self.machine, disk, offset, length)
                 continue
-            if kind < 0.25:
-                data = self.fabric.content(self.machine, disk)[offset : offset + length]  # the same again
+            if kind < 0.3 and self.captured:
+                # what was there at an earlier instant: a stale hash of it must not be taken for the target's
+                before = chance.choice(self.captured[-6:])[DiskId(disk)][offset : offset + length]
+                data = before.ljust(length, b"\0")
             elif kind < 0.4:
+                data = self.fabric.content(self.machine, disk)[offset : offset + length]  # the same again
+            elif kind < 0.5:
                 data = bytes(length)
-            elif kind < 0.6:
+            elif kind < 0.65:
                 data = (b"text %d " % chance.randrange(5) * length)[:length]
             else:
                 data = chance.randbytes(length)
