@@ -45,15 +45,16 @@ def encode_record(record: Record, key: LogKey | None) -> bytes:
     key: the machine's log key, which seals it; None: not sealed, readable only by who asks for no seal.
     """
     kind = RECORD_CLAIM if isinstance(record, Claim) else RECORD_POINT
-    return _frame(kind, record.number, _encoder.encode(record), key)
+    return frame(kind, record.number, _encoder.encode(record), key)
 
 
 def encode_span(span: Span, key: LogKey | None) -> bytes:
     """The bytes of a span, framed and sealed as a record is; its number is the last record it replaces."""
-    return _frame(RECORD_SPAN, span.last, _encoder.encode(span), key)
+    return frame(RECORD_SPAN, span.last, _encoder.encode(span), key)
 
 
-def _frame(kind: int, number: int, body: bytes, key: LogKey | None) -> bytes:
+def frame(kind: int, number: int, body: bytes, key: LogKey | None) -> bytes:
+    """Put a record's header before its body and seal it."""
     assert len(body) <= RECORD_BODY_BYTES_MAX, "refused at protection time: too many segments for one record"
     fields = (VERSION, kind, 0, 0, len(body), number)
     head = RECORD_HEADER.pack(RECORD_MAGIC, *fields, bytes(32), sealed_with(key), bytes(32))
@@ -69,7 +70,7 @@ def decode_record(data: bytes, key: LogKey | None) -> Record:
     Raises:
         ObjectDamaged, FormatUnknown, WrongKey.
     """
-    kind, number, body = _open_frame("a record", data, key)
+    kind, number, body = open_frame("a record", data, key)
     what = f"record {number}"
     try:
         record = decode_body(kind, body)
@@ -93,7 +94,7 @@ def decode_body(kind: int, body: memoryview) -> Record:
 
 def decode_span(data: bytes, key: LogKey | None) -> Span:
     """Read a span. Raises as `decode_record` does."""
-    kind, number, body = _open_frame("a span", data, key)
+    kind, number, body = open_frame("a span", data, key)
     what = f"the span up to record {number}"
     if kind != RECORD_SPAN:
         raise damaged(what, f"it is of kind {kind}")
@@ -107,8 +108,8 @@ def decode_span(data: bytes, key: LogKey | None) -> Span:
     return span
 
 
-def _open_frame(what: str, data: bytes, key: LogKey | None) -> tuple[int, int, memoryview]:
-    """(kind, number, body), everything about the frame checked."""
+def open_frame(what: str, data: bytes, key: LogKey | None) -> tuple[int, int, memoryview]:
+    """(kind, number, body), all of the frame checked. Raises ObjectDamaged, FormatUnknown, WrongKey."""
     if len(data) < RECORD_HEADER.size:
         raise damaged(what, f"it has only {len(data)} bytes")
     magic, version, kind, required, _, length, number, digest, vault, seal = RECORD_HEADER.unpack_from(data)
