@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from secondsite.base.crash import MARKS
 from secondsite.gateway.basehost import AFTER_HOST, end_idle
-from secondsite.gateway.qcow2 import Qcow2Base
+from secondsite.gateway.qcow2 import AFTER_RESIZE, Qcow2Base
 from secondsite.journal.bases import BaseFailed, BaseImage, RawBase
 from secondsite.journal.bases_memory import MemoryBase
 from support.bases import gone, wait_gone
@@ -382,7 +382,35 @@ def test_many_open_it_at_once_and_one_host_serves_them(images: Kind) -> None:
 
 
 def test_every_mark_of_a_host_is_killed_at() -> None:
-    assert {mark for mark in MARKS if mark.startswith("basehost.")} == {AFTER_HOST}
+    assert {mark for mark in MARKS if mark.startswith("basehost.")} == {AFTER_HOST, AFTER_RESIZE}
+
+
+@pytest.mark.parametrize("size", [MIB - 70_001, 2 * MIB + 5, 65_536, 4 * MIB])
+def test_a_resize_that_is_killed_is_repeated(images: Kind, size: int) -> None:
+    content = os.urandom(MIB - 1000)
+    base = images.create(len(content))
+    base.write(0, content)
+    base.sync()
+    base.close()
+    script = (
+        "import sys; from pathlib import Path; from secondsite.gateway.qcow2 import Qcow2Base\n"
+        "Qcow2Base(Path(sys.argv[1]), run_directory=Path(sys.argv[2])).resize(int(sys.argv[3]))\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script, images.path(), images.directory / "run", str(size)],
+        env={**os.environ, "SECONDSITE_CRASH_AT": AFTER_RESIZE},
+        check=False,
+    )
+    assert done.returncode == -signal.SIGKILL
+    again = images.open()
+    try:
+        if again.size_bytes != size:  # as promotion does
+            again.resize(size)
+        again.resize(8 * MIB)
+        again.sync()
+        assert content_of(again, 0, 8 * MIB) == content[:size].ljust(8 * MIB, b"\0")
+    finally:
+        again.close()
 
 
 def test_a_host_whose_starter_died_is_ended_by_the_next_sweep(

@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from secondsite.base.clock import Clock
-from secondsite.base.crash import crash_point
+from secondsite.base.crash import crash_point, mark
 from secondsite.base.files import fsync_directory, temporary_beside
 from secondsite.gateway.basehost import CONTEXT, BaseHost
 from secondsite.journal.bases import AFTER_BASE_WRITE, BaseFailed
@@ -33,6 +33,8 @@ from secondsite.model.extents import Extents
 from secondsite.nbd import wire
 from secondsite.nbd.client import NbdClient
 from secondsite.nbd.errors import NbdConnectionLost, NbdError, NbdPeerBroken
+
+AFTER_RESIZE = mark("basehost.after-resize")
 
 SECTOR_BYTES = 512
 EXTENSION = struct.Struct(">II16sQ")
@@ -164,7 +166,8 @@ class Qcow2Base:
         """Grow with zeros, or cut, while no host has it open. The size in our extension is changed last."""
         whole = _whole(size_bytes)
         if size_bytes < self._size_bytes:
-            self.zero(size_bytes, min(whole, self._size_bytes) - size_bytes)
+            # what is left in the last cluster would be read again once the image grows
+            self.zero(size_bytes, self._size_bytes - size_bytes)
         self.sync()
         self._hang_up()
         try:
@@ -173,6 +176,7 @@ class Qcow2Base:
                 if virtual != whole:
                     cut = ("--shrink",) if whole < virtual else ()
                     _qemu_img(self._path, "resize", "-q", "-f", "qcow2", *cut, str(self._path), str(whole))
+                crash_point(AFTER_RESIZE)
                 _set_size(self._path, size_bytes)
         except OSError as error:
             raise BaseFailed(locator=self._path, why=error.strerror) from error
@@ -269,9 +273,10 @@ def _read_header(path: Path) -> tuple[str, int, int]:
         raise BaseFailed(locator=path, why="it is a qcow2 image, but none of ours: it has no identity")
     _, length, identity, size_bytes = EXTENSION.unpack_from(head, at)
     virtual: int = struct.unpack_from(">Q", head, _VIRTUAL_AT)[0]
-    if length != EXTENSION.size - _TAG.size or size_bytes > virtual:
+    if length != EXTENSION.size - _TAG.size:
         raise BaseFailed(locator=path, why="its header is damaged")
-    return identity.hex(), size_bytes, virtual
+    # a resize that was cut off: the image is smaller already, and what it lost was zeroed before
+    return identity.hex(), min(size_bytes, virtual), virtual
 
 
 def _find(path: Path, head: bytes, wanted: int) -> int | None:
