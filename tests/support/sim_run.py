@@ -502,6 +502,7 @@ def run_seed(seed_number: int, *, change: Callable[[Run], None] | None = None) -
             finally:
                 shutil.rmtree(directory, ignore_errors=True)
                 run.world.end()
+                shutil.rmtree(directory, ignore_errors=True)  # what unwinding frames made again
     finally:
         for number in _open_files() - before:
             try:
