@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 import subprocess
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 from xml.etree import ElementTree as ET
 
@@ -18,6 +18,7 @@ import msgspec
 from secondsite.base.errors import InvalidInput
 from secondsite.fabrics.libvirt import domxml
 from secondsite.fabrics.libvirt.errors import HypervisorRefused
+from secondsite.model.ids import DiskId
 
 PREFIX = "secondsite-"
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}\Z")
@@ -155,8 +156,30 @@ def _delete_offline(checkpoint: Any, name: str, images: Iterable[str]) -> None:
     checkpoint.delete(libvirt.VIR_DOMAIN_CHECKPOINT_DELETE_METADATA_ONLY)
 
 
-def _stored_bitmaps(image: str) -> set[str]:
-    known = msgspec.json.decode(_qemu_img("info", "--output=json", image), type=_ImageInfo)
+def remove_orphans(domain: Any, images: Mapping[DiskId, str], all_devs: Sequence[str], created: int) -> None:
+    """Remove bitmaps of ours that libvirt has no record of, as it is after a migration.
+
+    Raises libvirt.libvirtError or HypervisorRefused: the daemon or the image is occupied.
+    """
+    known = set(listed(domain))
+    holders: dict[str, list[str]] = {}
+    for dev, image in images.items():
+        for bitmap in _stored_bitmaps(image, shared=True):
+            name = bitmap.removeprefix(PREFIX)
+            if name != bitmap and name not in known:
+                holders.setdefault(name, []).append(dev)
+    for name, devs in sorted(holders.items()):
+        if not domain.isActive():
+            for holder in devs:
+                _qemu_img("bitmap", "--remove", images[DiskId(holder)], full_name(name))
+        elif recall(domain, name, devs, all_devs, created=created):
+            delete(domain, name, images.values())
+
+
+def _stored_bitmaps(image: str, *, shared: bool = False) -> set[str]:
+    """Names of the bitmaps in an image; `shared`: also while a machine runs on it, as of its start."""
+    options = ["-U"] if shared else []
+    known = msgspec.json.decode(_qemu_img("info", *options, "--output=json", image), type=_ImageInfo)
     return {bitmap.name for bitmap in known.format_specific.data.bitmaps}
 
 

@@ -6,6 +6,7 @@ import contextlib
 import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import libvirt
@@ -118,9 +119,11 @@ class LibvirtSource(Source):
                 raise self._is_off(found)  # libvirt asks the running QEMU for the bitmaps
             created = int(self._hands.clock.utc().timestamp())
             all_devs = [disk.dev for disk in found.disks]
-            return checkpoints.recall(
-                found.domain, checkpoint, self._chosen(found)[0], all_devs, created=created
-            )
+            devs = self._chosen(found)[0]
+            recalled = checkpoints.recall(found.domain, checkpoint, devs, all_devs, created=created)
+            if recalled:
+                self._remove_orphans(found)
+            return recalled
 
     def capture(self, *, since: str | None, checkpoint: str | None, quiesce: Quiesce) -> LibvirtCapture:
         """See `Source.capture`."""
@@ -171,11 +174,21 @@ class LibvirtSource(Source):
             # newest first: each deletion would otherwise merge a bitmap into one that goes next
             for name in reversed(checkpoints.listed(found.domain)):
                 checkpoints.delete(found.domain, name, self._images(found).values())
+            self._remove_orphans(found)
             if found.domain.isActive():
                 quiesce.reset(found.domain)
             self._hands.places.remove_leftovers(self._id)
 
     # --- steps of a capture ---
+
+    def _remove_orphans(self, found: Found) -> None:
+        created = int(self._hands.clock.utc().timestamp())
+        all_devs = [disk.dev for disk in found.disks]
+        readable = {
+            disk.dev for disk in found.disks if disk.format == "qcow2" and Path(disk.path or "").exists()
+        }
+        images = {dev: path for dev, path in self._images(found).items() if dev in readable}
+        checkpoints.remove_orphans(found.domain, images, all_devs, created)
 
     def _rest(self) -> None:
         self._rest_until = self._hands.clock.monotonic() + REST_SECONDS
