@@ -18,10 +18,15 @@ from hypothesis import strategies as st
 
 from secondsite.base.crash import MARKS
 from secondsite.gateway.basehost import AFTER_HOST, end_idle
+from secondsite.gateway.bases import BaseFormat, bases_under
 from secondsite.gateway.qcow2 import AFTER_RESIZE, Qcow2Base
 from secondsite.journal.bases import BaseFailed, BaseImage, RawBase
 from secondsite.journal.bases_memory import MemoryBase
+from secondsite.journal.chain import Journal
+from secondsite.journal.store_memory import MemoryStore
+from secondsite.model.ids import DiskId
 from support.bases import gone, wait_gone
+from support.machines import SHOP
 
 pytestmark = pytest.mark.timeout(120)
 
@@ -454,3 +459,25 @@ def test_no_program_and_a_foreign_directory_are_told(images: Kind, monkeypatch: 
     monkeypatch.setenv("PATH", str(loose))
     with pytest.raises(BaseFailed, match="cannot be run"):
         Qcow2Base.create(images.directory / "other.qcow2", MIB)
+
+
+@pytest.mark.parametrize("base_format", ["raw", "qcow2"])
+def test_what_a_crash_left_goes_and_what_may_be_anothers_stays(
+    base_format: BaseFormat, tmp_path: Path
+) -> None:
+    """A disk's identifier may hold dots, so that another's bases begin as this one's."""
+    journal = Journal(MemoryStore(), SHOP, None)
+    opener = bases_under(tmp_path, base_format)(journal)
+    left = opener(DiskId("vda"), MIB, None)
+    others = opener(DiskId("vda.0123abcd"), MIB, None)
+    written = opener(DiskId("vda"), MIB, None)
+    written.write(0, b"not empty")
+    written.sync()
+    for base in (left, others, written):
+        base.close()
+    wait_gone(tmp_path)
+    opener(DiskId("vda"), MIB, None).close()
+    assert not Path(left.locator).exists()
+    assert Path(others.locator).exists()
+    assert Path(written.locator).exists()
+    wait_gone(tmp_path)
