@@ -35,6 +35,7 @@ COMMANDS: dict[str, str | dict[str, str]] = {
         "export": "secondsite.cli.points:export",
         "exports": "secondsite.cli.points:exports",
         "end": "secondsite.cli.points:end",
+        "dismiss": "secondsite.cli.points:dismiss",
     },
     "verify": "secondsite.cli.verify:verify",
     "retention": {

@@ -27,6 +27,9 @@ def list_points(machine: str, /, *, reach: Reach = REACH, listing: Listing = LIS
 
         secondsite points list shop --json
 
+    TRUST says which points are in doubt, because somebody may be encrypting the machine's data since then,
+    and which is the last clean one: `--point last-clean` of test-failover and others.
+
     Parameters
     ----------
     machine
@@ -40,10 +43,25 @@ def list_points(machine: str, /, *, reach: Reach = REACH, listing: Listing = LIS
         print_points(points)
 
 
+# What listings say of `PointSummary.trust`.
+TRUST = {"LastClean": "last clean", "InDoubt": "in doubt"}
+
+
 def print_points(points: Sequence[PointSummary]) -> None:
     """As a table."""
     print_table(
-        ["POINT>", "INSTANT", "CONSISTENCY", "EPOCH>", "CHANGED>", "SENT>", "SIZE>", "DISKS", "HELD BY"],
+        [
+            "POINT>",
+            "INSTANT",
+            "CONSISTENCY",
+            "EPOCH>",
+            "CHANGED>",
+            "SENT>",
+            "SIZE>",
+            "DISKS",
+            "TRUST",
+            "HELD BY",
+        ],
         (
             (
                 point.number,
@@ -54,6 +72,7 @@ def print_points(points: Sequence[PointSummary]) -> None:
                 format_bytes(point.sent_bytes),
                 format_bytes(point.size_bytes),
                 " ".join(point.disks),
+                TRUST.get(point.trust, point.trust),
                 "\n".join(describe_hold(hold) for hold in point.held_by),
             )
             for point in points
@@ -95,7 +114,8 @@ def export(
     machine
         Name or id of a machine kept at that site.
     point
-        latest, latest-application-consistent, a number, or a time (the newest point not after it; UTC).
+        latest, latest-application-consistent, last-clean (the newest before any in doubt), a number, or a
+        time (the newest point not after it; UTC).
     socket_dir
         Where to make the socket; made if missing.
     keep
@@ -120,6 +140,34 @@ def export(
         except KeyboardInterrupt:
             pass
         client.end_export(served.machine, served.id)
+
+
+def dismiss(machine: str, /, *, note: str, reach: Reach = REACH, listing: Listing = LISTING) -> None:
+    """Say that a machine's points in doubt are sound: you looked, and nobody encrypts its data.
+
+    What raised the alert stays in the store, with your note. The last clean point is no longer held.
+
+    For example:
+
+        secondsite points dismiss shop --note "disk encryption was turned on, change 4711"
+
+    Parameters
+    ----------
+    machine
+        Name or id of a machine kept at that site.
+    note
+        What you found, for those who ask later.
+    """
+    import getpass
+
+    from secondsite.gateway.messages import DismissRequest
+
+    with reach.open() as client:
+        found = client.dismiss(machine, DismissRequest(note=note, by=getpass.getuser()))
+    if listing.json:
+        print_json(found)
+    else:
+        print(f"points from {found.first} on are no longer in doubt")
 
 
 def wait_for_end() -> None:

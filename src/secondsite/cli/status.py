@@ -15,6 +15,7 @@ from secondsite.cli.output import UNKNOWN, console, print_json, print_table, sho
 
 if TYPE_CHECKING:
     from secondsite.gateway.messages import (
+        Doubt,
         EventEntry,
         GatewayStatus,
         ProtectionStatus,
@@ -98,7 +99,9 @@ def _replica_line(replica: ReplicaStatus) -> str:
     if replica.error is not None:
         return f"{replica.machine} DAMAGED"
     newest = replica.newest.number if replica.newest else UNKNOWN
-    return f"{replica.name} kept: {replica.points} points, newest {newest}, {_rpo(replica.rpo_seconds)} old"
+    doubt = f", in doubt from {replica.doubt.first} on" if replica.doubt else ""
+    age = _rpo(replica.rpo_seconds)
+    return f"{replica.name} kept: {replica.points} points, newest {newest}, {age} old{doubt}"
 
 
 def _rpo(seconds: float | None) -> str:
@@ -152,6 +155,7 @@ def _protection_row(status: ProtectionStatus) -> tuple[object, ...]:
 
 def _replica_row(replica: ReplicaStatus) -> tuple[object, ...]:
     test = replica.test_failover
+    tested = f"TEST {test.name} from point {test.point}: {test.state.value}" if test else ""
     if replica.error is not None:
         unknown = (UNKNOWN,) * 5
         return (
@@ -168,8 +172,15 @@ def _replica_row(replica: ReplicaStatus) -> tuple[object, ...]:
         _rpo(replica.rpo_seconds),
         replica.retention or "none here",
         _verified(replica.verification),
-        f"TEST {test.name} from point {test.point}: {test.state.value}" if test else "",
+        "\n".join(filter(None, [tested, _doubt(replica.doubt)])),
     )
+
+
+def _doubt(found: Doubt | None) -> str:
+    if found is None:
+        return ""
+    clean = f"last clean: {found.clean}" if found.clean is not None else "none is clean"
+    return f"IN DOUBT from {found.first} on, {clean}"
 
 
 def _verified(found: VerificationSummary | None) -> str:

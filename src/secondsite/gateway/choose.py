@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from typing import Protocol, TypeVar
 
 from secondsite.base.errors import InvalidInput, Outcome, SecondsiteError
 from secondsite.model.points import Consistency
+from secondsite.model.signals import Episode, last_clean
 
 LATEST = "latest"
 LATEST_PROCESSED = "latest-processed"
 LATEST_APPLICATION_CONSISTENT = "latest-application-consistent"
+LAST_CLEAN = "last-clean"
 
 
 class NoSuchPoint(SecondsiteError):
@@ -43,16 +45,23 @@ class Choosable(Protocol):
 _P = TypeVar("_P", bound=Choosable)
 
 
-def choose_point(points: Sequence[_P], wanted: str, *, machine: str) -> _P:
+def choose_point(
+    points: Sequence[_P],
+    wanted: str,
+    *,
+    machine: str,
+    episodes: Callable[[], Sequence[Episode]] | None = None,
+) -> _P:
     """The point `wanted` means.
 
     Args:
         points: in ascending order of number.
         wanted: ``latest`` or ``latest-processed`` (every committed point is processed: a point exists only
             once all of it is durable here, so both mean the newest), ``latest-application-consistent``,
-            a number, or an RFC 3339 time: the newest point whose instant is not after it. A time without a
-            zone is UTC.
+            ``last-clean`` (the newest before everything in doubt; where nothing is, the newest), a number, or
+            an RFC 3339 time: the newest point whose instant is not after it. A time without a zone is UTC.
         machine: its name, for errors.
+        episodes: what was found suspicious; asked for ``last-clean`` only, which is refused without it.
 
     Raises:
         NoSuchPoint: there is none; says what there is.
@@ -62,6 +71,9 @@ def choose_point(points: Sequence[_P], wanted: str, *, machine: str) -> _P:
         fitting = list(points)
     elif wanted == LATEST_APPLICATION_CONSISTENT:
         fitting = [point for point in points if point.consistency is Consistency.APPLICATION]
+    elif wanted == LAST_CLEAN and episodes is not None:
+        clean = last_clean([point.number for point in points], episodes())
+        fitting = [point for point in points if point.number == clean]
     elif wanted.isascii() and wanted.isdecimal() and len(wanted) <= 16:
         fitting = [point for point in points if point.number == int(wanted)]
     else:
@@ -77,7 +89,7 @@ def parse_time(text: str) -> datetime:
     try:
         time = datetime.fromisoformat(text)
     except ValueError:
-        why = "it is not latest, latest-processed, latest-application-consistent, a number or a time"
+        why = "it is not latest, latest-application-consistent, last-clean, a number or a time"
         raise InvalidInput(what=f"the point {text[:80]!r}", why=why) from None
     return time if time.tzinfo else time.replace(tzinfo=UTC)
 

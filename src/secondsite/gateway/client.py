@@ -21,6 +21,8 @@ from secondsite.gateway.messages import (
     ChallengeReply,
     CleanUp,
     DeepVerification,
+    DismissRequest,
+    Doubt,
     EventEntry,
     ExportRequest,
     ExportStatus,
@@ -219,6 +221,10 @@ class GatewayClient:
     def release_lost(self, machine: str) -> list[HeldPoint]:
         """Let go of points held for exports the gateway does not know."""
         return self._request("DELETE", f"/v1/machines/{quote(machine, safe='')}/lost-holds", list[HeldPoint])
+
+    def dismiss(self, machine: str, request: DismissRequest) -> Doubt:
+        """The points in doubt are sound; what was in doubt."""
+        return self._request("POST", f"/v1/machines/{quote(machine, safe='')}/dismissal", Doubt, request)
 
     def exports(self, machine: str) -> list[ExportStatus]:
         """What is served now."""

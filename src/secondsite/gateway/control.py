@@ -29,6 +29,7 @@ from secondsite.gateway.holds import Holds
 from secondsite.gateway.messages import (
     ChallengeReply,
     CleanUp,
+    DismissRequest,
     EventEntry,
     ExportRequest,
     GatewayStatus,
@@ -48,6 +49,7 @@ from secondsite.gateway.retention_report import RetentionReports
 from secondsite.gateway.scrub import Scrubs
 from secondsite.gateway.seedimport import SeedImports
 from secondsite.gateway.services import EventReader, ProtectionService
+from secondsite.gateway.signals import SignalsWatch
 from secondsite.gateway.verdicts import VerifyRequest
 from secondsite.model.ids import MachineId
 
@@ -112,6 +114,7 @@ class ControlServices:
     recovery_key: RecoveryKeyGuard | None = None
     recovery: Recovery | None = None
     holds: Holds | None = None
+    signals: SignalsWatch | None = None
     reports: RetentionReports | None = None
     scrubs: Scrubs | None = None
     seed_imports: SeedImports | None = None
@@ -176,6 +179,7 @@ class ControlApi:
             ("POST", "/v1/seed-import", self.import_seed),
             ("GET", "/v1/machines/{machine}/points", self.points),
             ("GET", "/v1/machines/{machine}/retention", self.retention),
+            ("POST", "/v1/machines/{machine}/dismissal", self.dismiss),
             ("POST", "/v1/machines/{machine}/holds", self.hold),
             ("DELETE", "/v1/machines/{machine}/holds/{hold}", self.release),
             ("DELETE", "/v1/machines/{machine}/lost-holds", self.release_lost),
@@ -211,6 +215,11 @@ class ControlApi:
         if self._services.recovery is None:
             raise self._missing("replica store")
         return self._services.recovery
+
+    def _signals(self) -> SignalsWatch:
+        if self._services.signals is None:
+            raise self._missing("replica store")
+        return self._services.signals
 
     def _holds(self) -> Holds:
         if self._services.holds is None:
@@ -392,6 +401,15 @@ class ControlApi:
     async def release_lost(self, request: Request) -> Response:
         """Let go of what exports of a lost gateway hold."""
         return await _call(lambda: self._holds().release_lost(self._replica(request)))
+
+    async def dismiss(self, request: Request) -> Response:
+        """The points in doubt are sound."""
+        body = await _body(request, DismissRequest)
+
+        def work() -> object:
+            return self._signals().dismiss(self._recovery().journal(self._replica(request)), body)
+
+        return await _call(work)
 
     async def exports(self, request: Request) -> Response:
         """What of the machine is served now."""

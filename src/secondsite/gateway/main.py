@@ -41,6 +41,7 @@ from secondsite.gateway.retention_report import RetentionReports
 from secondsite.gateway.runtime import Protections, Route
 from secondsite.gateway.scrub import Scrubs
 from secondsite.gateway.seedimport import SeedImports
+from secondsite.gateway.signals import SignalsWatch
 from secondsite.gateway.storecheck import open_checked
 from secondsite.gateway.views import load_key
 from secondsite.journal.chain import Journal, machines
@@ -73,6 +74,7 @@ class Gateway:
         self.events = EventLog(self.clock)
         self._fabric = fabric
         self._vault = load_key(config.vault_key)
+        self._signals = SignalsWatch(clock=self.clock, events=self.events)
         self._repairs = Repairs(
             config.state_dir / "repairs", vault=self._vault, clock=self.clock, events=self.events
         )
@@ -119,6 +121,7 @@ class Gateway:
                 ),
                 recovery=recovery,
                 holds=holds,
+                signals=self._signals if store is not None else None,
                 reports=reports,
                 scrubs=scrubs,
                 seed_imports=seed_imports,
@@ -224,6 +227,7 @@ class Gateway:
 
         def committed(journal: Journal, point: Point) -> None:
             fingerprints.committed(journal, point)
+            self._signals.committed(journal, point)
             retention.committed(journal, point)
             self._repairs.committed(journal, point)
 

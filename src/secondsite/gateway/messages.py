@@ -15,6 +15,7 @@ from secondsite.model.events import Event
 from secondsite.model.ids import DiskId, MachineId
 from secondsite.model.machines import Host, Machine, Network, Pool
 from secondsite.model.points import Consistency
+from secondsite.model.signals import Signals
 
 # A machine has tens of disks and networks at most; names of machines and files fit 255 bytes.
 _Name = Annotated[str, msgspec.Meta(min_length=1, max_length=255)]
@@ -256,6 +257,25 @@ class PointSummary(Wire, frozen=True, kw_only=True):
     fingerprints: dict[str, str | None] = {}
     frozen_seconds: float | None = None
     held_by: tuple[PointHold, ...] = ()
+    trust: str = ""  # LastClean, InDoubt (see `secondsite points list`), or nothing to say
+    signals: Signals | None = None  # None: its source measured none
+
+
+class Doubt(Wire, frozen=True, kw_only=True):
+    """Points that may hold what somebody encrypted, until a person dismisses it."""
+
+    first: int  # the first point in doubt
+    found_at: str
+    reason: str
+    critical: bool
+    clean: int | None = None  # the newest point before everything in doubt; None: none is kept
+
+
+class DismissRequest(Wire, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A person looked: the points in doubt are sound."""
+
+    note: Annotated[str, msgspec.Meta(min_length=1, max_length=8192)]
+    by: Annotated[str, msgspec.Meta(max_length=255)] = ""
 
 
 class VerificationSummary(Wire, frozen=True, kw_only=True):
@@ -281,6 +301,7 @@ class ReplicaStatus(Wire, frozen=True, kw_only=True):
     test_failover: TestFailoverStatus | None = None
     retention: str | None = None  # which points stay, in words; None: this gateway thins none
     verification: VerificationSummary | None = None  # None: never verified here
+    doubt: Doubt | None = None  # the oldest that stands
     error: dict[str, str] | None = None  # why its points cannot be listed
 
 

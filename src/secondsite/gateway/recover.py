@@ -30,6 +30,7 @@ from secondsite.gateway.messages import (
     TestFailoverState,
     TestFailoverStatus,
 )
+from secondsite.gateway.signals import describe_doubts, doubts_of
 from secondsite.gateway.testfailover import (
     NoTestFailover,
     TestFailoverRecord,
@@ -38,6 +39,7 @@ from secondsite.gateway.testfailover import (
 )
 from secondsite.gateway.testrunner import TestRunner
 from secondsite.journal.chain import Journal, machines
+from secondsite.journal.episodes import read_episodes, verdicts
 from secondsite.journal.keys import VaultKey
 from secondsite.journal.store import ObjectStore
 from secondsite.model.events import EventSink, Severity
@@ -154,7 +156,8 @@ class Recovery:
         journal = self.journal(machine)
         found = journal.points()
         held = holders(journal.state(), self._clock)
-        return [summarise(point, held.get(point.number, ())) for point in found]
+        doubts = doubts_of(journal, found)
+        return [summarise(point, held.get(point.number, ()), doubts.trust(point.number)) for point in found]
 
     def replicas(self) -> list[ReplicaStatus]:
         """Every machine with a point here; a damaged one with its error, which harms no other."""
@@ -184,7 +187,13 @@ class Recovery:
             rpo_seconds=max(0.0, age),
             test_failover=record.status if record else None,
             retention=self._policies.of(machine).describe() if self._policies else None,
+            doubt=describe_doubts(doubts_of(self.journal(machine), points)),
         )
+
+    def _choose(self, machine: MachineId, points: Sequence[Point], wanted: str) -> Point:
+        journal = self.journal(machine)
+        name = points[-1].machine_name if points else machine
+        return choose_point(points, wanted, machine=name, episodes=lambda: verdicts(read_episodes(journal)))
 
     # exports for people
 
@@ -196,7 +205,7 @@ class Recovery:
         """Serve a point until `end_export`; the sockets are open to the gateway's own user only."""
         points = self.journal(machine).points()
         name = points[-1].machine_name if points else machine
-        point = choose_point(points, request.point, machine=name)
+        point = self._choose(machine, points, request.point)
         identity = f"user-{secrets.token_hex(8)}"
         directory = Path(request.socket_dir)
         directory.mkdir(parents=True, exist_ok=True)
@@ -239,7 +248,7 @@ class Recovery:
             requested_at = self._clock.utc().isoformat()
             points = self.journal(machine).points()
             machine_name = points[-1].machine_name if points else machine
-            point = choose_point(points, request.point, machine=machine_name)
+            point = self._choose(machine, points, request.point)
             standing = self._records.standing(machine)
             if standing is not None:
                 raise TestFailoverRunning(
@@ -302,7 +311,7 @@ class Recovery:
         thread.start()
 
 
-def summarise(point: Point, held_by: Collection[PointHold] = ()) -> PointSummary:
+def summarise(point: Point, held_by: Collection[PointHold] = (), trust: str = "") -> PointSummary:
     """A point as listings show it."""
     return PointSummary(
         number=point.number,
@@ -318,4 +327,6 @@ def summarise(point: Point, held_by: Collection[PointHold] = ()) -> PointSummary
         fingerprints={disk.id: disk.fingerprint for disk in point.disks},
         frozen_seconds=point.frozen_seconds,
         held_by=tuple(held_by),
+        trust=trust,
+        signals=point.measured,
     )

@@ -23,6 +23,7 @@ from secondsite.gateway.pins import Pins
 from secondsite.gateway.recover import Recovery
 from secondsite.gateway.views import load_key, open_point_view
 from secondsite.journal.chain import Journal, machines
+from secondsite.journal.episodes import read_episodes, verdicts
 from secondsite.journal.errors import WrongKey
 from secondsite.journal.state import State
 from secondsite.journal.store import ObjectStore, StoreUnavailable
@@ -100,8 +101,10 @@ class Rescue:
 
     def choose(self, machine: MachineId, wanted: str) -> Point:
         """The point `wanted` means, see `choose_point`."""
-        points = Journal(self.store, machine, self.vault).points()
-        return choose_point(points, wanted, machine=points[-1].machine_name if points else machine)
+        journal = Journal(self.store, machine, self.vault)
+        points = journal.points()
+        name = points[-1].machine_name if points else machine
+        return choose_point(points, wanted, machine=name, episodes=lambda: verdicts(read_episodes(journal)))
 
     @contextlib.contextmanager
     def view(

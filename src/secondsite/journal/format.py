@@ -20,10 +20,11 @@ Segment header (192 bytes)          Segment footer (128 bytes, at the very end)
 121 63  disk's name, zero padded
 184  8  xxh3_64 of bytes 0..183
 
-Record (point, claim or span) header (112 bytes), followed by the JSON body
+Record (point, claim, span, episode or dismissal) header (112 bytes), followed by the JSON body
  0   8  magic "2SITEREC"             24   8  number
  8   2  version                      32  32  blake3 of bytes 0..31 and the body
-10   2  kind: 1 claim, 2 point, 3 span
+10   2  kind: 1 claim, 2 point, 3 span,
+         4 episode, 5 dismissal
 12   4  required flags
 16   4  optional flags                64  16  vault key id, zeros: not sealed
 20   4  length of the body            80  32  seal: keyed blake3 of all the rest
@@ -84,7 +85,7 @@ NONCE_BLOCK, NONCE_INDEX = 0, 1
 TAG_BYTES = 16
 
 # Kinds, and what this version knows of each.
-RECORD_CLAIM, RECORD_POINT, RECORD_SPAN = 1, 2, 3
+RECORD_CLAIM, RECORD_POINT, RECORD_SPAN, RECORD_EPISODE, RECORD_DISMISSAL = 1, 2, 3, 4, 5
 BOX_WRAPPED_KEY, BOX_DEFINITION = 1, 2
 REQUIRED_FLAGS_KNOWN = 0
 
