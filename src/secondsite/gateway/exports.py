@@ -393,7 +393,9 @@ class Exports:
             self._children[spec.id] = child
             os.close(writing)
             writing = -1
-            ready, _, _ = select.select([reading], [], [], READY_SECONDS_MAX)
+            poll = select.poll()  # select() knows no descriptor above 1,023
+            poll.register(reading, select.POLLIN)
+            ready = poll.poll(READY_SECONDS_MAX * 1000)
             said = os.read(reading, 16) if ready else b""
         finally:
             os.close(reading)

@@ -15,6 +15,7 @@ import fcntl
 import os
 import secrets
 import threading
+import weakref
 from collections import OrderedDict
 from collections.abc import Iterator
 from pathlib import Path
@@ -63,6 +64,7 @@ class LocalStore:
         self._unsynced: dict[Path, int] = {}  # directories with names linked but not synced yet
         self._staged: dict[str, LocalStagedObject] = {}
         self._open_files = _OpenFiles(OPEN_FILES_MAX)
+        weakref.finalize(self, self._open_files.close)  # who forgets to close leaks nothing for ever
         with self._errors(STAGING):
             if create:
                 self._staging.mkdir(parents=True, exist_ok=True, mode=0o700)

@@ -1,7 +1,8 @@
 """The detector on series of points as machines make them: what must alert, what must not, and what it costs.
 
 A series is a function of the point's number and a seeded chance. Rates are per 5 s unless said otherwise, on
-32 GiB of disks; the shares of hard data are those measured with the encoder on the kinds of files named.
+32 GiB of disks. The series are made up, the shares of hard data chosen: no machine was recorded for them, and
+the detector was tuned on the same series it is tested with. They hold its behaviour, not its error rates.
 """
 
 from __future__ import annotations
