@@ -38,6 +38,7 @@ class Rig:
         self.clock: Clock = FakeClock()
         self.events = EventLog(self.clock)
         self.probes = 0
+
         def counted(store: ObjectStore, *, lock_days: int, clock: Clock) -> StoreAbilities:
             self.probes += 1
             return probe_store(store, lock_days=lock_days, clock=clock)
