@@ -27,7 +27,6 @@ from secondsite.model.events import Event
 from support.lab import RunningGuest
 from support.pair import Pair, moment, now, running_pair
 
-
 # By ./run healing only: the driver of libvirt 9.0 crashed now and then while a job ended (docs/healing.md),
 # and a daemon that crashes is not what is tested here. The twin's matrix is in every run.
 full = pytest.mark.skipif(os.environ.get("SECONDSITE_MATRIX") != "full", reason="run by ./run healing")
