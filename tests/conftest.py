@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Iterator
 
 import pytest
@@ -11,6 +12,15 @@ from secondsite.lab.place import Site
 from secondsite.lab.sites import Sites
 from support.lab import RunningGuest, running_guest, running_sites
 from support.object_servers import Azurite, SeaweedFS, azurite_path, environment, running, weed_path
+
+
+def pytest_configure() -> None:
+    """The same run wherever it is started: by hand, by CI, in a shell's background."""
+    # Where CI is set, pytest writes out the whole difference of what a failed comparison compared: of two
+    # disks' contents, as a planted bug leaves them, that takes hours (_pytest/assertion/_compare_sequence.py).
+    os.environ.pop("CI", None)
+    # A shell starts what it puts in the background with SIGINT ignored, and so would every command of ours.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")

@@ -57,7 +57,10 @@ def exported(replica: Replica, *arguments: str | Path) -> Iterator[list[str]]:
             yield lines
         finally:
             process.send_signal(signal.SIGINT)
-            assert process.wait(30) == 0
+            try:
+                assert process.wait(30) == 0
+            finally:
+                process.kill()
 
 
 def test_who_holds_a_point_is_listed_without_any_gateway(replica: Replica) -> None:
