@@ -17,7 +17,7 @@ from support.object_servers import Azurite, SeaweedFS, azurite_path, environment
 def pytest_configure() -> None:
     """The same run wherever it is started: by hand, by CI, in a shell's background."""
     # Where CI is set, pytest writes out the whole difference of what a failed comparison compared: of two
-    # disks' contents, as a planted bug leaves them, that takes hours (_pytest/assertion/_compare_sequence.py).
+    # disks' contents, as a planted bug leaves them, that takes hours (_pytest.assertion._compare_sequence).
     os.environ.pop("CI", None)
     # A shell starts what it puts in the background with SIGINT ignored, and so would every command of ours.
     signal.signal(signal.SIGINT, signal.default_int_handler)
