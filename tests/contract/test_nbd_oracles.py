@@ -194,7 +194,7 @@ class TestClientAgainstNbdkit:
                 client.read(100, 512)
 
     def test_errors_leave_the_connection_usable(self, image: Path, socket_path: Path, tmp_path: Path) -> None:
-        """The error filter fails every read while a file exists; eight reads are in flight then."""
+        """The error filter fails every read while a file exists; some reads are in flight then."""
         trigger = tmp_path / "fail"
         error = ["error-pread=EIO", "error-pread-rate=100%", f"error-file={trigger}"]
         with (
@@ -203,7 +203,9 @@ class TestClientAgainstNbdkit:
         ):
             good = digest(client, 64 * KIB)
             trigger.touch()
-            with pytest.raises(NbdTryAgain, match="failed to read 65536 bytes at 0"):
+            # which of the reads in flight fails first is nbdkit's choice: its threads take them in any order
+            first = "|".join(str(n * 64 * KIB) for n in range(wire.READ_DEPTH))
+            with pytest.raises(NbdTryAgain, match=rf"failed to read 65536 bytes at ({first})\b"):
                 digest(client, 64 * KIB)
             trigger.unlink()
             assert not client.closed
