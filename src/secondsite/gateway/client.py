@@ -74,14 +74,17 @@ class GatewayAnswerUnknown(SecondsiteError):
     action = "Compare `secondsite --version` at both ends and update the older one."
 
 
-class _UnixConnection(http.client.HTTPConnection):
-    def __init__(self, path: Path) -> None:
-        super().__init__("gateway", timeout=SECONDS_MAX)
+class UnixConnection(http.client.HTTPConnection):
+    """HTTP over a unix socket."""
+
+    def __init__(self, path: Path, *, seconds_max: float = SECONDS_MAX) -> None:
+        super().__init__("gateway", timeout=seconds_max)
         self._socket_path = path
 
     def connect(self) -> None:
+        """Connect, as `http.client` asks for it."""
         self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        self.sock.settimeout(SECONDS_MAX)
+        self.sock.settimeout(self.timeout)
         try:
             self.sock.connect(os.fspath(self._socket_path))
         except OSError:
@@ -94,7 +97,7 @@ class GatewayClient:
 
     def __init__(self, socket_path: Path) -> None:
         self._path = socket_path
-        self._connection = _UnixConnection(socket_path)
+        self._connection = UnixConnection(socket_path)
 
     def close(self) -> None:
         """Drop the connection."""
