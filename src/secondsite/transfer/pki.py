@@ -5,7 +5,7 @@
     DIRECTORY/revoked.pem     the revocation list, signed by the authority; copied to every gateway
 
 A leaf names its gateway in the subject alternative name, as a DNS name and as a URI
-``secondsite:gateway:<name>``; nothing reads the subject's common name.
+``secondsite:gateway:<name>``; what it looks like is in `certificates`.
 """
 
 from __future__ import annotations
@@ -16,18 +16,23 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from secondsite.base.clock import Clock
 from secondsite.base.errors import InvalidInput
 from secondsite.base.files import create_file, read_limited, replace_file
+from secondsite.transfer.certificates import (
+    GATEWAY_USAGES,
+    LEAF_DAYS,
+    Signer,
+    certificate_pem,
+    key_pem,
+    new_signer,
+    sign_leaf,
+    sign_revocations,
+)
 
-LEAF_DAYS = 30
-AUTHORITY_DAYS = 3650
-# Clocks of two sites differ; a certificate is valid from a little before it was made.
-SKEW = dt.timedelta(minutes=5)
 PEM_BYTES_MAX = 1024 * 1024
 URI_PREFIX = "secondsite:gateway:"
 
@@ -68,40 +73,18 @@ class Leaf:
 class Authority:
     """Issues and revokes. `clock` gives the time certificates are dated with."""
 
-    def __init__(
-        self,
-        directory: Path,
-        certificate: x509.Certificate,
-        key: ec.EllipticCurvePrivateKey,
-        clock: Clock,
-    ) -> None:
+    def __init__(self, directory: Path, signer: Signer, clock: Clock) -> None:
         self._directory = directory
-        self._certificate = certificate
-        self._key = key
+        self._signer = signer
         self._clock = clock
 
     @classmethod
     def create(cls, directory: Path, *, clock: Clock, name: str = "secondsite") -> Authority:
         """Make a new authority in `directory`. Raises InvalidInput when one is there."""
         directory.mkdir(parents=True, exist_ok=True, mode=0o700)
-        key = ec.generate_private_key(ec.SECP256R1())
-        subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, f"{name} authority")])
-        now = clock.utc()
-        certificate = (
-            x509.CertificateBuilder()
-            .subject_name(subject)
-            .issuer_name(subject)
-            .public_key(key.public_key())
-            .serial_number(x509.random_serial_number())
-            .not_valid_before(now - SKEW)
-            .not_valid_after(now + dt.timedelta(days=AUTHORITY_DAYS))
-            .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
-            .add_extension(_key_usage(signs_certificates=True), critical=True)
-            .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
-            .sign(key, hashes.SHA256())
-        )
-        authority = cls(directory, certificate, key, clock)
-        if not create_file(directory / AUTHORITY_KEY, _key_pem(key)):
+        signer = new_signer(name, clock.utc())
+        authority = cls(directory, signer, clock)
+        if not create_file(directory / AUTHORITY_KEY, key_pem(signer.key)):
             raise InvalidInput(what=f"authority directory {directory}", why="it holds an authority already")
         replace_file(authority.certificate_path, authority.certificate_pem, mode=0o644)
         authority._write_revoked([])
@@ -110,12 +93,12 @@ class Authority:
     @classmethod
     def load(cls, directory: Path, *, clock: Clock) -> Authority:
         """Open an authority made earlier."""
-        key_pem = read_limited(directory / AUTHORITY_KEY, size_bytes_max=PEM_BYTES_MAX)
-        key = serialization.load_pem_private_key(key_pem, password=None)
+        key_text = read_limited(directory / AUTHORITY_KEY, size_bytes_max=PEM_BYTES_MAX)
+        key = serialization.load_pem_private_key(key_text, password=None)
         if not isinstance(key, ec.EllipticCurvePrivateKey):
             raise InvalidInput(what=f"{directory / AUTHORITY_KEY}", why="it is not an elliptic curve key")
         pem = read_limited(directory / AUTHORITY_CERTIFICATE, size_bytes_max=PEM_BYTES_MAX)
-        return cls(directory, x509.load_pem_x509_certificate(pem), key, clock)
+        return cls(directory, Signer(x509.load_pem_x509_certificate(pem), key), clock)
 
     @property
     def certificate_path(self) -> Path:
@@ -130,55 +113,31 @@ class Authority:
     @property
     def certificate_pem(self) -> bytes:
         """The authority's certificate."""
-        return self._certificate.public_bytes(serialization.Encoding.PEM)
+        return certificate_pem(self._signer.certificate)
 
     def issue(self, name: str, *, days: float = LEAF_DAYS) -> Leaf:
         """A certificate for the gateway `name`, good as server and as client."""
         gateway_name(name)
         key = ec.generate_private_key(ec.SECP256R1())
-        now = self._clock.utc()
-        serial = x509.random_serial_number()
-        alternative = x509.SubjectAlternativeName(
-            [x509.DNSName(name), x509.UniformResourceIdentifier(URI_PREFIX + name)]
+        certificate = sign_leaf(
+            self._signer,
+            key.public_key(),
+            names=[name],
+            uri=URI_PREFIX + name,
+            usages=GATEWAY_USAGES,
+            now=self._clock.utc(),
+            days=days,
         )
-        usages = x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH])
-        certificate = (
-            x509.CertificateBuilder()
-            .subject_name(x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name[:64])]))
-            .issuer_name(self._certificate.subject)
-            .public_key(key.public_key())
-            .serial_number(serial)
-            .not_valid_before(now - SKEW)
-            .not_valid_after(now + dt.timedelta(days=days))
-            .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
-            .add_extension(_key_usage(signs_certificates=False), critical=True)
-            .add_extension(usages, critical=False)
-            .add_extension(alternative, critical=False)
-            .add_extension(
-                x509.AuthorityKeyIdentifier.from_issuer_public_key(self._key.public_key()), critical=False
-            )
-            .sign(self._key, hashes.SHA256())
-        )
-        return Leaf(certificate.public_bytes(serialization.Encoding.PEM), _key_pem(key), serial)
+        return Leaf(certificate_pem(certificate), key_pem(key), certificate.serial_number)
 
     def revoke(self, serial: int) -> None:
         """Add a certificate to the revocation list; again is fine."""
-        serials = revoked_serials(self.revoked_path, self._certificate)
+        serials = revoked_serials(self.revoked_path, self._signer.certificate)
         self._write_revoked(sorted(serials | {serial}))
 
     def _write_revoked(self, serials: list[int]) -> None:
-        now = self._clock.utc()
-        # the list is a local file that gateways honour however old it is; the date is a formality of X.509
-        builder = (
-            x509.CertificateRevocationListBuilder()
-            .issuer_name(self._certificate.subject)
-            .last_update(now)
-            .next_update(now + dt.timedelta(days=AUTHORITY_DAYS))
-        )
-        for serial in serials:
-            entry = x509.RevokedCertificateBuilder().serial_number(serial).revocation_date(now).build()
-            builder = builder.add_revoked_certificate(entry)
-        pem = builder.sign(self._key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM)
+        listed = sign_revocations(self._signer, serials, now=self._clock.utc())
+        pem = listed.public_bytes(serialization.Encoding.PEM)
         replace_file(self.revoked_path, pem, mode=0o644)
 
 
@@ -221,23 +180,3 @@ def revoked_serials(path: Path, issuer: x509.Certificate) -> frozenset[int]:
     if not isinstance(public, ec.EllipticCurvePublicKey) or not listed.is_signature_valid(public):
         raise InvalidInput(what=f"revocation list {path}", why="it is not signed by the trusted authority")
     return frozenset(entry.serial_number for entry in listed)
-
-
-def _key_pem(key: ec.EllipticCurvePrivateKey) -> bytes:
-    return key.private_bytes(
-        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-    )
-
-
-def _key_usage(*, signs_certificates: bool) -> x509.KeyUsage:
-    return x509.KeyUsage(
-        digital_signature=True,
-        content_commitment=False,
-        key_encipherment=False,
-        data_encipherment=False,
-        key_agreement=False,
-        key_cert_sign=signs_certificates,
-        crl_sign=signs_certificates,
-        encipher_only=False,
-        decipher_only=False,
-    )
