@@ -8,8 +8,11 @@ from collections.abc import Iterator
 
 import pytest
 
+from secondsite.base.clock import SystemClock
 from secondsite.lab.place import Site
 from secondsite.lab.sites import Sites
+from secondsite.server.database.engine import Database, open_database
+from support.databases import KINDS, Databases, databases_of_a_run
 from support.lab import RunningGuest, running_guest, running_sites
 from support.object_servers import Azurite, SeaweedFS, azurite_path, environment, running, weed_path
 
@@ -71,3 +74,25 @@ def azurite(azurite_server: Azurite) -> Iterator[Azurite]:
     """The emulator, with the environment its user sets."""
     with environment(azurite_server.environment()):
         yield azurite_server
+
+
+@pytest.fixture(scope="session")
+def databases() -> Iterator[Databases]:
+    """Makes databases on SQLite and on a PostgreSQL of its own, for the whole run."""
+    with databases_of_a_run() as made:
+        yield made
+
+
+@pytest.fixture(params=KINDS)
+def database_url(request: pytest.FixtureRequest, databases: Databases) -> Iterator[str]:
+    """The address of a database with the server's tables, once on each kind."""
+    with databases.ready(request.param) as url:
+        yield url
+
+
+@pytest.fixture
+def database(database_url: str) -> Iterator[Database]:
+    """A database with the server's tables, once on each kind."""
+    opened = open_database(database_url, SystemClock())
+    yield opened
+    opened.close()

@@ -1,0 +1,202 @@
+"""Open a database by its address; short transactions that read, or write alone.
+
+SQLite and PostgreSQL behave alike to their callers: a `read` sees one consistent picture, a `write` is the
+only one of its kind at that moment, on all servers of one database, so that what it reads is true until it
+ends (SQLite allows one writer by itself; on PostgreSQL a lock of the transaction does it). Where each
+statement carries its own condition, as the jobs' do, `write(alone=False)` lets PostgreSQL run several at once.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from collections.abc import Callable, Iterator
+from typing import TypeVar
+
+import sqlalchemy as sa
+from sqlalchemy import exc
+from sqlalchemy.engine import URL, Connection, Engine
+
+from secondsite.base.clock import Clock
+from secondsite.server.database.errors import DatabaseBusy, DatabaseUrlRefused, translated
+from secondsite.server.database.values import moment
+
+T = TypeVar("T")
+
+# How long a writer waits for the others: an answer that takes longer is worth an error.
+WAIT_SECONDS_MAX = 30
+# API threads, job threads and housekeeping of one server; PostgreSQL's own default limit is 100 for all.
+CONNECTIONS_MAX = 24
+CONNECT_SECONDS_MAX = 5
+RUN_TRIES_MAX = 8
+# Any number, the same on every server: ours in the space of 64 bits that PostgreSQL's advisory locks have.
+WRITER_LOCK = 0x5EC0_2D51_7E00_0001
+
+_MODE = "secondsite_mode"  # execution option: how this transaction begins
+
+
+class Database:
+    """One database and its pool of connections; shared by all threads of a process."""
+
+    def __init__(self, engine: Engine, clock: Clock) -> None:
+        self.engine = engine
+        self.clock = clock
+        self.is_sqlite = engine.dialect.name == "sqlite"
+        self.where = engine.url.render_as_string(hide_password=True)
+        # SQLite waits by polling, up to 100 ms a time and without order; threads queue here instead
+        self._writer = threading.Lock()
+        self._local = threading.local()
+
+    @contextlib.contextmanager
+    def read(self) -> Iterator[Connection]:
+        """A transaction that sees one picture of the data and writes nothing.
+
+        Raises DatabaseUnavailable, DatabaseBusy or DatabaseDamaged.
+        """
+        with self._transaction("read") as connection:
+            yield connection
+
+    @contextlib.contextmanager
+    def write(self, *, alone: bool = True) -> Iterator[Connection]:
+        """A transaction, kept when the block ends and undone when it raises.
+
+        `alone`: no other such writer runs at the same time, here or on another server. An IntegrityError ends
+        the transaction: let it leave the block. DatabaseUnavailable may leave open whether the transaction
+        was kept. A writer must not open another one inside.
+        """
+        assert not getattr(self._local, "writing", False), (
+            "a writer opened another one: it would wait for itself"
+        )
+        self._local.writing = True
+        try:
+            if not self.is_sqlite:
+                with self._transaction("write alone" if alone else "write") as connection:
+                    yield connection
+                return
+            if not self._writer.acquire(timeout=WAIT_SECONDS_MAX):
+                raise DatabaseBusy(where=self.where, why="other threads of this server write")
+            try:
+                with self._transaction("write") as connection:
+                    yield connection
+            finally:
+                self._writer.release()
+        finally:
+            self._local.writing = False
+
+    def run(self, work: Callable[[Connection], T], *, alone: bool = True) -> T:
+        """`work` in a `write`, again where another was in the way: it must only write to the connection."""
+        for left in range(RUN_TRIES_MAX - 1, -1, -1):
+            try:
+                with self.write(alone=alone) as connection:
+                    return work(connection)
+            except DatabaseBusy:
+                if not left:
+                    raise
+        raise AssertionError("the last try returns or raises")
+
+    def now(self) -> str:
+        """This moment as a column holds it."""
+        return moment(self.clock.utc())
+
+    def close(self) -> None:
+        """Close the pool's connections; those in use close when they are given back."""
+        self.engine.dispose()
+
+    @contextlib.contextmanager
+    def _transaction(self, mode: str) -> Iterator[Connection]:
+        try:
+            with self.engine.connect() as plain:
+                connection = plain.execution_options(**{_MODE: mode})
+                with connection.begin():
+                    yield connection
+        except exc.SQLAlchemyError as error:
+            ours = translated(error, self.where)
+            if ours is None:
+                raise
+            raise ours from error
+
+
+def open_database(url: str, clock: Clock) -> Database:
+    """A database by its address, `sqlite:////path` or `postgresql://user@host/name`; connects when used.
+
+    Raises DatabaseUrlRefused. Its tables are made by `migrations.upgrade`.
+    """
+    parsed = _parse(url)
+    engine = _sqlite(parsed) if parsed.get_backend_name() == "sqlite" else _postgresql(parsed)
+    return Database(engine, clock)
+
+
+def _parse(url: str) -> URL:
+    try:
+        parsed = sa.make_url(url)
+    except exc.ArgumentError:
+        raise DatabaseUrlRefused(url=url.rsplit("@", maxsplit=1)[-1], why="it is not an address") from None
+    shown = parsed.render_as_string(hide_password=True)
+    backend = parsed.get_backend_name()
+    if backend == "sqlite":
+        if not parsed.database or parsed.database == ":memory:":
+            raise DatabaseUrlRefused(url=shown, why="it names no file, and what is only in memory is lost")
+        return parsed
+    if backend in {"postgresql", "postgres"}:
+        try:
+            import psycopg  # noqa: F401, PLC0415 - an extra: only who uses PostgreSQL has it
+        except ImportError:
+            raise DatabaseUrlRefused(url=shown, why="secondsite[postgresql] is not installed") from None
+        return parsed.set(drivername="postgresql+psycopg")
+    raise DatabaseUrlRefused(url=shown, why=f"{backend} is neither sqlite nor postgresql")
+
+
+def _sqlite(url: URL) -> Engine:
+    engine = sa.create_engine(
+        url, pool_size=CONNECTIONS_MAX, max_overflow=0, connect_args={"timeout": WAIT_SECONDS_MAX}
+    )
+
+    @sa.event.listens_for(engine, "connect")
+    def _connected(raw: sa.engine.interfaces.DBAPIConnection, _record: object) -> None:
+        raw.isolation_level = None  # we begin ourselves, see below
+        cursor = raw.cursor()
+        for setting in (
+            f"busy_timeout = {WAIT_SECONDS_MAX * 1000}",
+            "journal_mode = WAL",
+            "synchronous = FULL",  # what was answered outlives a power cut: in WAL mode NORMAL loses it
+            "foreign_keys = ON",
+            "journal_size_limit = 67108864",  # 64 MiB: a write-ahead log that once grew is cut again
+        ):
+            cursor.execute(f"PRAGMA {setting}")
+        cursor.close()
+
+    @sa.event.listens_for(engine, "begin")
+    def _begun(connection: Connection) -> None:
+        # A writer that begins as a reader and meets another one cannot wait: it must begin as a writer
+        # (sqlite.org/lang_transaction.html, "BEGIN IMMEDIATE").
+        reading = connection.get_execution_options().get(_MODE) == "read"
+        connection.exec_driver_sql("BEGIN" if reading else "BEGIN IMMEDIATE")
+
+    return engine
+
+
+def _postgresql(url: URL) -> Engine:
+    engine = sa.create_engine(
+        url,
+        pool_size=CONNECTIONS_MAX,
+        max_overflow=0,
+        pool_timeout=WAIT_SECONDS_MAX,
+        pool_pre_ping=True,  # after a restart of PostgreSQL the pool is made anew, nobody sees an error
+        connect_args={
+            "connect_timeout": CONNECT_SECONDS_MAX,
+            "tcp_user_timeout": 15_000,  # a server that vanished without a word is given up after 15 s
+            "application_name": "secondsite",
+            # a server of ours that stalls inside a transaction must not hold the others for long
+            "options": f"-c lock_timeout={WAIT_SECONDS_MAX}s -c idle_in_transaction_session_timeout=60s",
+        },
+    )
+
+    @sa.event.listens_for(engine, "begin")
+    def _begun(connection: Connection) -> None:
+        mode = connection.get_execution_options().get(_MODE)
+        if mode == "read":
+            connection.exec_driver_sql("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY")
+        elif mode == "write alone":
+            connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({WRITER_LOCK})")
+
+    return engine

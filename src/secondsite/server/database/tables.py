@@ -1,0 +1,8 @@
+"""Every area's tables, so that `METADATA` is whole where it is compared or made."""
+
+from __future__ import annotations
+
+from secondsite.server.database import tables_jobs
+from secondsite.server.database.metadata import METADATA
+
+__all__ = ["METADATA", "tables_jobs"]

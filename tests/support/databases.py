@@ -1,0 +1,194 @@
+"""Databases for tests: every test of the server runs on SQLite and on a real PostgreSQL.
+
+One PostgreSQL cluster a run, of Debian's package, in a directory of its own, on a unix socket only, with
+fsync on, under a user that is not root. A test gets a database of its own, copied from one that has the
+tables.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import pwd
+import secrets
+import shutil
+import signal
+import subprocess
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import psycopg
+import pytest
+
+from secondsite.base.clock import SystemClock
+from secondsite.server.database.engine import open_database
+from secondsite.server.database.migrations import upgrade
+
+KINDS = ("sqlite", "postgresql")
+START_SECONDS_MAX = 60.0
+TEMPLATE = "template_secondsite"
+
+
+def postgresql_programs() -> Path:
+    """The directory of PostgreSQL's own programs. Skips, loudly, where there is none."""
+    found = sorted(Path("/usr/lib/postgresql").glob("*/bin/postgres"), key=lambda path: int(path.parts[4]))
+    if not found:
+        pytest.skip("PostgreSQL IS NOT INSTALLED: run `./run install`; this database is NOT tested")
+    return found[-1].parent
+
+
+class PostgreSQL:
+    """One cluster; `start` after `stop` goes on with the same data."""
+
+    def __init__(self) -> None:
+        self.programs = postgresql_programs()
+        # short: a unix socket's path has at most 107 characters
+        self.directory = Path(tempfile.mkdtemp(prefix="ss-pg-", dir="/var/tmp"))
+        self.process: subprocess.Popen[bytes] | None = None
+        self.user = "postgres"
+        # PostgreSQL refuses to run as root
+        self.account = pwd.getpwnam("postgres" if os.geteuid() == 0 else pwd.getpwuid(os.geteuid()).pw_name)
+        if os.geteuid() == 0:
+            os.chown(self.directory, self.account.pw_uid, self.account.pw_gid)
+        self._run(
+            "initdb", "-D", str(self.data), "-U", self.user, "--auth=trust", "-E", "UTF8", "--locale=C.UTF-8"
+        )
+
+    @property
+    def data(self) -> Path:
+        return self.directory / "data"
+
+    def url(self, database: str) -> str:
+        return f"postgresql://{self.user}@/{database}?host={self.directory}"
+
+    def _command(self, program: str, *arguments: str) -> list[str]:
+        """As the cluster's user, ended with the test run even if that is killed."""
+        drop = ["--reuid", self.account.pw_name, "--regid", str(self.account.pw_gid), "--clear-groups"]
+        return [
+            "setpriv",
+            *(drop if os.geteuid() == 0 else []),
+            "--pdeathsig",
+            "INT",
+            str(self.programs / program),
+            *arguments,
+        ]
+
+    def _run(self, program: str, *arguments: str) -> None:
+        done = subprocess.run(
+            self._command(program, *arguments),
+            capture_output=True,
+            text=True,
+            cwd=self.directory,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
+
+    def start(self) -> None:
+        command = self._command(
+            "postgres",
+            *("-D", str(self.data), "-k", str(self.directory)),
+            *("-c", "listen_addresses=", "-c", "max_connections=200", "-c", "unix_socket_permissions=0700"),
+        )
+        with (self.directory / "log").open("ab") as log:
+            self.process = subprocess.Popen(
+                command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd=self.directory
+            )
+        deadline = time.monotonic() + START_SECONDS_MAX
+        never = threading.Event()
+        while time.monotonic() < deadline and self.process.poll() is None:
+            with contextlib.suppress(psycopg.OperationalError):
+                psycopg.connect(self.url("postgres")).close()
+                return
+            never.wait(0.05)
+        raise AssertionError(f"PostgreSQL did not come up:\n{(self.directory / 'log').read_text()[-2000:]}")
+
+    def stop(self, how: signal.Signals = signal.SIGINT) -> None:
+        """SIGINT: cuts its connections and writes all down; SIGQUIT: at once, as after a power cut."""
+        process, self.process = self.process, None
+        if process is not None:
+            process.send_signal(how)
+            process.wait(START_SECONDS_MAX)
+
+    def execute(self, statement: str) -> None:
+        with psycopg.connect(self.url("postgres"), autocommit=True) as connection:
+            connection.execute(statement.encode())
+
+    def remove(self) -> None:
+        self.stop(signal.SIGQUIT)
+        shutil.rmtree(self.directory, ignore_errors=True)
+
+
+class Databases:
+    """Makes databases that have the tables, cheaply; for the whole run."""
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+        self._sqlite: Path | None = None
+        self._postgresql: PostgreSQL | None = None
+        self._templated = False
+
+    @property
+    def cluster(self) -> PostgreSQL:
+        if self._postgresql is None:
+            self._postgresql = PostgreSQL()
+            self._postgresql.start()
+        return self._postgresql
+
+    @contextlib.contextmanager
+    def empty(self, kind: str) -> Iterator[str]:
+        """The address of a new database without tables; it goes at the end."""
+        name = f"test_{secrets.token_hex(6)}"
+        if kind == "sqlite":
+            yield f"sqlite:///{self._directory / name}.db"
+            for file in self._directory.glob(f"{name}*"):
+                file.unlink()
+            return
+        self.cluster.execute(f"CREATE DATABASE {name}")
+        yield self.cluster.url(name)
+        self.cluster.execute(f"DROP DATABASE {name} WITH (FORCE)")
+
+    @contextlib.contextmanager
+    def ready(self, kind: str) -> Iterator[str]:
+        """The address of a new database with this program's tables; it goes at the end."""
+        name = f"test_{secrets.token_hex(6)}"
+        if kind == "sqlite":
+            if self._sqlite is None:
+                self._sqlite = self._directory / "template.db"
+                _make_tables(f"sqlite:///{self._sqlite}")
+            shutil.copyfile(self._sqlite, self._directory / f"{name}.db")
+            yield f"sqlite:///{self._directory / name}.db"
+            for file in self._directory.glob(f"{name}*"):
+                file.unlink()
+            return
+        if not self._templated:
+            self.cluster.execute(f"CREATE DATABASE {TEMPLATE}")
+            _make_tables(self.cluster.url(TEMPLATE))
+            self._templated = True
+        self.cluster.execute(f"CREATE DATABASE {name} TEMPLATE {TEMPLATE}")
+        yield self.cluster.url(name)
+        self.cluster.execute(f"DROP DATABASE {name} WITH (FORCE)")
+
+    def close(self) -> None:
+        if self._postgresql is not None:
+            self._postgresql.remove()
+
+
+def _make_tables(url: str) -> None:
+    database = open_database(url, SystemClock())
+    upgrade(database)
+    database.close()
+
+
+@contextlib.contextmanager
+def databases_of_a_run() -> Iterator[Databases]:
+    """For the whole session."""
+    directory = Path(tempfile.mkdtemp(prefix="ss-db-", dir="/var/tmp"))
+    made = Databases(directory)
+    try:
+        yield made
+    finally:
+        made.close()
+        shutil.rmtree(directory, ignore_errors=True)
