@@ -55,6 +55,14 @@ def seal_box(
     return head + _box_key(secret, salt, kind).encrypt(_NONCE, plain, head)
 
 
+def box_key_id(data: bytes) -> str:
+    """The id of the vault key a box names, unchecked; empty when it is too short to name one."""
+    if len(data) < BOX_HEADER.size:
+        return ""
+    identity: bytes = BOX_HEADER.unpack_from(data)[6]
+    return identity.hex()
+
+
 def open_box(kind: int, vault_id: KeyId, secret: bytes, data: bytes, *, what: str) -> bytes:
     """Open a box.
 

@@ -8,6 +8,8 @@ The rules, which every reader and writer of the chain follows:
 * A point is committed by creating its record, after all its segments are durable: that is the commit point.
 * The chain is checked from the last promoted record on; the floor's hash is in the machine's state. What
   lies between the two is being promoted: views still read it, but it is not listed any more.
+* A record sealed with a newer vault key than the one before it ends the older key's time: what that seals
+  later is refused, and the state keeps the number.
 * A span in the state stands for the records from its first to its last: only the last is listed, with the
   span's segments for its own, and the chain goes on over it by the hashes the state keeps of both ends.
 """
@@ -15,6 +17,7 @@ The rules, which every reader and writer of the chain follows:
 from __future__ import annotations
 
 import contextlib
+import functools
 import secrets
 import threading
 from bisect import bisect_left, bisect_right
@@ -51,7 +54,7 @@ from secondsite.journal.names import (
     span_name,
 )
 from secondsite.journal.record_rules import record_wrong
-from secondsite.journal.state import NO_READER, Pin, SpanRef, State, StateBusy, StateRecord
+from secondsite.journal.state import NO_READER, Keyed, Pin, SpanRef, State, StateBusy, StateRecord
 from secondsite.journal.store import ObjectExists, ObjectMissing, ObjectStore
 from secondsite.model.ids import DiskId, MachineId, machine_id
 from secondsite.model.points import Claim, Point, PointProposal, Record, SegmentRef, Span
@@ -61,6 +64,9 @@ __all__ = ["FingerprintsOf", "Head", "Journal", "machines"]
 BEFORE_MANIFEST = mark("commit.before-manifest")
 AFTER_MANIFEST = mark("commit.after-manifest")
 AFTER_CLAIM = mark("claim.after-record")
+AFTER_BOUNDARY = mark("key.after-boundary")
+
+KEY_ROTATION = "key rotation"  # the reason of the claim that raises nothing
 
 # Another writer can be faster only by adding records, each of which costs it a sync; claims end the loop.
 COMMIT_ATTEMPTS_MAX = 64
@@ -190,6 +196,39 @@ class Journal:
                 raise HeadMoved(machine=self._machine, expected=head.number, number=self.head().number)
             crash_point(AFTER_CLAIM)
             return claim
+
+    def seal_from_here(self, *, name: str, claimant: str, clock: Clock) -> Keyed:
+        """Let the present vault key seal the log from now on; what an older one adds later is refused.
+
+        The record that says so is a claim of the epoch in force, which changes nothing else: whoever is
+        faster has the number, and a writer with the old key finds a record it cannot read. Repeatable.
+        """
+        key = self._key
+        assert key is not None, "without a key nothing is sealed"
+        with self._lock:
+            for _ in range(COMMIT_ATTEMPTS_MAX):
+                keyed = self._refresh().keyed
+                if keyed is not None and keyed.generation >= key.generation:
+                    return keyed
+                head, chain = self._chain.head(), self._chain
+                if not head.number or chain.generation >= key.generation:
+                    made = Keyed(key=key.vault_id, generation=key.generation, number=chain.since or 1)
+                    self._state.update(functools.partial(_keyed, made))
+                    continue
+                boundary = Claim(
+                    machine=self._machine,
+                    machine_name=name,
+                    number=head.number + 1,
+                    previous_hash=head.hash,
+                    epoch=head.epoch,
+                    claimant=claimant,
+                    reason=KEY_ROTATION,
+                    nonce=secrets.token_hex(16),
+                    claimed_at=_now(clock),
+                )
+                if self._append(boundary):
+                    crash_point(AFTER_BOUNDARY)
+            raise StateBusy(machine=self._machine)
 
     def commit(
         self, proposal: PointProposal, *, clock: Clock, fingerprints: FingerprintsOf | None = None
@@ -412,6 +451,12 @@ class Journal:
 
 def _number(point: Point) -> int:
     return point.number
+
+
+def _keyed(keyed: Keyed, state: State) -> State:
+    if state.keyed is not None and state.keyed.generation >= keyed.generation:
+        return state
+    return msgspec.structs.replace(state, keyed=keyed)
 
 
 def _now(clock: Clock) -> str:

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import msgspec
 
 from secondsite.journal.chain_errors import ChainBroken
-from secondsite.journal.keys import LogKey
-from secondsite.journal.manifest import decode_record, record_hash
+from secondsite.journal.keys import LogKey, check_current
+from secondsite.journal.manifest import decode_record, record_hash, record_key_id
 from secondsite.journal.state import SpanRef, State
 from secondsite.model.ids import DiskId, MachineId
 from secondsite.model.points import ZERO_HASH, Claim, Point, Record, Span
@@ -42,6 +42,8 @@ class ChainRecords:
         self.segments: set[tuple[DiskId, str]] = set()
         self.hashes: dict[int, str] = {}  # of the points' records
         self.spans: tuple[SpanRef, ...] = ()  # that are taken in
+        # The newest vault key met so far, and the first record it sealed; 0: none was (log pages hide it).
+        self.generation, self.since = 0, 0
 
     def head(self) -> Head:
         """Where the chain ends."""
@@ -49,7 +51,24 @@ class ChainRecords:
 
     def add(self, data: bytes, state: State) -> None:
         """Check the next record against the chain and take it in. Raises ChainBroken."""
-        self.add_checked(decode_record(data, self._key), record_hash(data), state)
+        record = decode_record(data, self._key)
+        self._check_key(data, record.number, state)
+        self.add_checked(record, record_hash(data), state)
+
+    def _check_key(self, data: bytes, number: int, state: State) -> None:
+        """After the first record a newer vault key sealed no older one seals any. Raises KeyRetired."""
+        if self._key is None:
+            return
+        found = record_key_id(data)
+        generation = self._key.generation_of(found)
+        if state.keyed is not None and number >= state.keyed.number and generation < state.keyed.generation:
+            since = f"since record {state.keyed.number}"
+            check_current(f"record {number} of machine {self._machine}", self._key, found, since)
+        if generation < self.generation:
+            since = f"since record {self.since}"
+            check_current(f"record {number} of machine {self._machine}", self._key, found, since)
+        if generation > self.generation:
+            self.generation, self.since = generation, number
 
     def add_checked(self, record: Record, found: str, state: State) -> None:
         """As `add`, of a record whose content and hash `found` are known to be what was written."""
@@ -87,6 +106,7 @@ class ChainRecords:
     def add_span(self, data: bytes, ref: SpanRef, span: Span, state: State) -> None:
         """Go on over a span: the next record is its last one. Raises ChainBroken."""
         record = decode_record(data, self._key)
+        self._check_key(data, record.number, state)
         found = record_hash(data)
         begins = not self.number and state.promoted > 0
         if not isinstance(record, Point) or (record.machine, record.number) != (self._machine, ref.last):

@@ -34,8 +34,34 @@ class WrongKey(SecondsiteError):
     code = "key.wrong"
     outcome = Outcome.REFUSED
     happened = "{what} is sealed with the key {needed}, but the key given is {given}."
-    cause = "The key file of another vault was given."
-    action = "Give the key file whose id is {needed}; `secondsite key show FILE` prints the id of a file."
+    cause = "The key file of another vault was given, or one from before this vault's key was rotated."
+    action = (
+        "Give the key file that opens {needed}: `secondsite key show FILE` prints every id a file opens. "
+        "See docs/keys.md for where to look."
+    )
+
+
+class KeyRetired(ObjectDamaged):
+    """Sealed with an old key after a newer one took its place: by a thief of the old key, or a straggler."""
+
+    code = "key.retired"
+    outcome = Outcome.DAMAGED
+    happened = "{what} is sealed with the key {key}, which may not seal any more {since}; {needed} may."
+    cause = "A gateway still runs with the old key file, or somebody who got hold of the old key wrote it."
+    action = (
+        "Give every gateway the new key file. If all have it, take the object away and ask who holds the "
+        "old key. See docs/keys.md."
+    )
+
+
+class TooManyRetired(SecondsiteError):
+    """A key file holds a limited number of keys."""
+
+    code = "key.too-many-retired"
+    outcome = Outcome.REFUSED
+    happened = "The key was not renewed: its file holds {count} retired keys already."
+    cause = "The key was rotated more often than anybody needs, faster than points leave by the retention."
+    action = "Make a new vault, or wait: see docs/keys.md, when an old key is not needed any more."
 
 
 class KeyFileInvalid(SecondsiteError):

@@ -33,7 +33,7 @@ Sealed box (wrapped keys, definitions): header (80 bytes), followed by ciphertex
  0   8  magic "2SITEBOX"             24  16  vault key id
  8   2  version                      40  32  salt
 10   2  kind: 1 wrapped key,         72   8  xxh3_64 of bytes 0..71
-         2 definition
+         2 definition, 3 retired keys (in a key file)
 12   4  required flags
 16   4  optional flags
 20   4  length of the plain text
@@ -86,7 +86,7 @@ TAG_BYTES = 16
 
 # Kinds, and what this version knows of each.
 RECORD_CLAIM, RECORD_POINT, RECORD_SPAN, RECORD_EPISODE, RECORD_DISMISSAL = 1, 2, 3, 4, 5
-BOX_WRAPPED_KEY, BOX_DEFINITION = 1, 2
+BOX_WRAPPED_KEY, BOX_DEFINITION, BOX_RETIRED_KEYS = 1, 2, 3
 REQUIRED_FLAGS_KNOWN = 0
 
 # Limits. A segment is built and sent as a whole: 16 MiB bounds memory and what a cut link repeats.

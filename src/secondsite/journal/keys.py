@@ -2,35 +2,61 @@
 
 The vault key never lies in a store; a data key lies there only wrapped; a segment's key is derived from the
 data key and 256 random bits in the segment's header, so no key and nonce ever meet twice (rule 8).
+
+A vault key that was rotated carries the keys before it: they open what was sealed with them. What they may
+not do any more is told by `journal.chain_records` (nothing after the record of the rotation) and, once the
+rotation is finished, by `VaultKey.strict`.
 """
 
 from __future__ import annotations
 
-import base64
 import hashlib
 import hmac
 import os
 import secrets
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import blake3
 
+from secondsite.base.errors import SecondsiteError
 from secondsite.base.files import create_file, read_limited
-from secondsite.journal.box import KEY_BYTES, derive, open_box, seal_box
-from secondsite.journal.errors import KeyFileInvalid, KeyMissing, WrongKey, damaged
+from secondsite.journal.box import KEY_BYTES, box_key_id, derive, open_box, seal_box
+from secondsite.journal.errors import (
+    FormatUnknown,
+    KeyMissing,
+    KeyRetired,
+    ObjectDamaged,
+    TooManyRetired,
+    WrongKey,
+    damaged,
+)
 from secondsite.journal.format import BOX_PLAIN_BYTES_MAX, BOX_WRAPPED_KEY
-from secondsite.journal.names import wrapped_key_name
+from secondsite.journal.key_file import (
+    FILE_BYTES_MAX,
+    RETIRED_MAX,
+    KeyFile,
+    RetiredKey,
+    decode_key_file,
+    encode_key_file,
+    key_id_of,
+)
+from secondsite.journal.names import rewrapped_key_name, wrapped_key_name, wrapped_keys_prefix
 from secondsite.journal.store import ObjectMissing, ObjectStore
 from secondsite.model.ids import DiskId, KeyId, MachineId, disk_id, key_id, machine_id
 
 Randomness = Callable[[int], bytes]
 
-FILE_HEAD = "secondsite vault key, version 1"
-FILE_BYTES_MAX = 4096
 WRAPPED_KEY_BYTES_MAX = 4096
+
+
+class Strictness:
+    """Shared by a vault key and all that was derived from it: whether its rotation is finished."""
+
+    def __init__(self) -> None:
+        self.finished = False
 
 
 @dataclass(frozen=True)
@@ -39,6 +65,9 @@ class LogKey:
 
     vault_id: KeyId
     secret: bytes = field(repr=False)
+    generation: int = 1
+    retired: tuple[LogKey, ...] = ()
+    strictness: Strictness = field(default_factory=Strictness, compare=False, repr=False)
 
     def seal(self, *parts: bytes | memoryview) -> bytes:
         """32 bytes: keyed blake3 of the parts."""
@@ -46,6 +75,16 @@ class LogKey:
         for part in parts:
             hasher.update(part)
         return hasher.digest()
+
+    def named(self, vault_id: bytes) -> LogKey | None:
+        """The key a header names: this one, a retired one, or none of them."""
+        found = vault_id.hex()
+        return next((key for key in (self, *self.retired) if key.vault_id == found), None)
+
+    def generation_of(self, vault_id: bytes) -> int:
+        """Which generation a header's key is; 0: none of ours."""
+        key = self.named(vault_id)
+        return key.generation if key is not None else 0
 
 
 def sealed_with(key: LogKey | None) -> bytes:
@@ -56,18 +95,24 @@ def sealed_with(key: LogKey | None) -> bytes:
 def check_seal(
     what: str, key: LogKey | None, vault_id: bytes, seal: bytes, *parts: bytes | memoryview
 ) -> None:
-    """Refuse what `key` did not seal; without a key nothing is looked at.
+    """Refuse what neither `key` nor one it took the place of sealed; without a key nothing is looked at.
 
     Raises:
         WrongKey: another vault's key sealed it. ObjectDamaged: nobody's, or it was changed.
     """
     if key is None:
         return
-    found = vault_id.hex()
-    if found != key.vault_id and vault_id.strip(b"\0"):
-        raise WrongKey(what=what, needed=found, given=key.vault_id)
-    if not hmac.compare_digest(seal, key.seal(*parts)):
+    sealer = key.named(vault_id)
+    if sealer is None and vault_id.strip(b"\0"):
+        raise WrongKey(what=what, needed=vault_id.hex(), given=key.vault_id)
+    if not hmac.compare_digest(seal, (sealer or key).seal(*parts)):
         raise damaged(what, "its seal does not fit: somebody without the vault key wrote or changed it")
+
+
+def check_current(what: str, key: LogKey | None, vault_id: bytes, since: str) -> None:
+    """Refuse what a retired key sealed where only the present one may. since: when that began, in words."""
+    if key is not None and vault_id.hex() != key.vault_id:
+        raise KeyRetired(what=what, key=vault_id.hex(), since=since, needed=key.vault_id)
 
 
 @dataclass(frozen=True)
@@ -76,6 +121,9 @@ class VaultKey:
 
     id: KeyId
     secret: bytes = field(repr=False)
+    generation: int = 1
+    retired: tuple[RetiredKey, ...] = ()  # the newest first
+    strictness: Strictness = field(default_factory=Strictness, compare=False, repr=False)
 
     @classmethod
     def create(cls, randomness: Randomness = os.urandom) -> VaultKey:
@@ -86,47 +134,66 @@ class VaultKey:
     def of(cls, secret: bytes) -> VaultKey:
         """From its 32 bytes; the id follows from them and gives nothing away."""
         assert len(secret) == KEY_BYTES
-        return cls(KeyId(derive(secret, b"", b"vault key id", 16).hex()), secret)
+        return cls(key_id_of(secret), secret)
 
-    def save(self, path: Path) -> bool:
+    def renew(self, at: str, randomness: Randomness = os.urandom) -> VaultKey:
+        """The key that takes this one's place, from `at` on, and still opens what this one sealed.
+
+        Raises TooManyRetired.
+        """
+        if len(self.retired) >= RETIRED_MAX:
+            raise TooManyRetired(count=len(self.retired))
+        new = VaultKey.create(randomness)
+        old = RetiredKey(self.id, self.generation, self.secret, at)
+        return replace(new, generation=self.generation + 1, retired=(old, *self.retired))
+
+    def as_of(self, identity: str) -> VaultKey | None:
+        """The vault as it was while the retired key `identity` was the newest; None: it is none of ours."""
+        for place, old in enumerate(self.retired):
+            if old.id == identity:
+                older = self.retired[place + 1 :]
+                return VaultKey(old.id, old.secret, old.generation, older)
+        return None
+
+    def opens(self, identity: str) -> bool:
+        """Whether it is this key or a retired one."""
+        return identity == self.id or any(old.id == identity for old in self.retired)
+
+    def save(self, path: Path, randomness: Randomness = os.urandom) -> bool:
         """Write a key file of mode 0600; False when the name exists (nothing is overwritten)."""
-        body = base64.b64encode(self.secret).decode()
-        text = f"{FILE_HEAD}\nid: {self.id}\nkey: {body}\nchecksum: {_file_checksum(self.id, body)}\n"
-        return create_file(path, text.encode(), mode=0o600)
+        content = KeyFile(self.id, self.secret, self.generation, self.retired)
+        return create_file(path, encode_key_file(content, randomness), mode=0o600)
 
     @classmethod
     def load(cls, path: Path) -> VaultKey:
-        """Read a key file.
+        """Read a key file, of either version.
 
         Raises:
             KeyFileInvalid: it is damaged or another file. FileNotFoundError: there is none.
         """
-        try:
-            lines = read_limited(path, size_bytes_max=FILE_BYTES_MAX).decode("ascii").splitlines()
-            if not lines or lines[0].strip() != FILE_HEAD:
-                raise KeyFileInvalid(path=path, why=f"its first line is not {FILE_HEAD!r}")
-            fields = dict(line.split(": ", 1) for line in lines[1:] if line.strip())
-            body = fields["key"].strip()
-            if fields["checksum"].strip() != _file_checksum(fields["id"].strip(), body):
-                raise KeyFileInvalid(path=path, why="the checksum does not fit the key")
-            secret = base64.b64decode(body, validate=True)
-        except (UnicodeDecodeError, ValueError, KeyError):
-            raise KeyFileInvalid(path=path, why="it has no id, key and checksum lines") from None
-        if len(secret) != KEY_BYTES or cls.of(secret).id != fields["id"].strip():
-            raise KeyFileInvalid(path=path, why="the id does not fit the key")
-        return cls.of(secret)
+        found = decode_key_file(path, read_limited(path, size_bytes_max=FILE_BYTES_MAX))
+        return cls(found.id, found.secret, found.generation, found.retired)
+
+    def open(self, kind: int, data: bytes, *, what: str) -> bytes:
+        """Open a box that this key or a retired one sealed. Raises as `open_box` does."""
+        identity = box_key_id(data)
+        for old in self.retired:
+            if old.id == identity:
+                return open_box(kind, old.id, old.secret, data, what=what)
+        return open_box(kind, self.id, self.secret, data, what=what)
 
     def log_key(self, machine: MachineId) -> LogKey:
         """What seals the records and states of a machine: who lacks it cannot add or change one."""
-        return LogKey(self.id, derive(self.secret, machine.encode(), b"log"))
+
+        def derived(secret: bytes) -> bytes:
+            return derive(secret, machine.encode(), b"log")
+
+        retired = tuple(LogKey(old.id, derived(old.secret), old.generation) for old in self.retired)
+        return LogKey(self.id, derived(self.secret), self.generation, retired, self.strictness)
 
     def prove(self, challenge: bytes) -> bytes:
         """Answer a challenge: shows that the key is held without showing it (HMAC-SHA256)."""
         return hmac.new(derive(self.secret, b"", b"proof"), challenge, hashlib.sha256).digest()
-
-
-def _file_checksum(identity: str, body: str) -> str:
-    return hashlib.sha256(f"{identity} {body}".encode()).hexdigest()[:16]
 
 
 @dataclass(frozen=True)
@@ -165,7 +232,7 @@ def decode_wrapped(vault: VaultKey, data: bytes) -> tuple[MachineId, DiskId, Dis
         WrongKey: another vault key wrapped it. ObjectDamaged: it is not what was written.
     """
     what = "a wrapped key"
-    parts = open_box(BOX_WRAPPED_KEY, vault.id, vault.secret, data, what=what).split(b"\0")
+    parts = vault.open(BOX_WRAPPED_KEY, data, what=what).split(b"\0")
     if len(parts) != 4 or len(parts[3]) != 2 * KEY_BYTES:
         raise damaged(what, "its content has another shape")
     machine, disk, identity, secret = (part.decode("ascii", "replace") for part in parts)
@@ -197,18 +264,64 @@ class KeyRing:
             found = self._keys.get(key)
         return found if found is not None else self.read(key)
 
+    def name(self, key: KeyId) -> str:
+        """The object a data key is read from: the first of its wrappings that is there."""
+        names = wrapped_names(self._vault, self._machine, key)
+        there = set(self._store.list(wrapped_keys_prefix(self._machine)))
+        return next((name for name in names if name in there), names[0])
+
     def read(self, key: KeyId) -> DiskKey:
-        """A data key as the store has it now, held or not. Raises as `get` does."""
-        name = wrapped_key_name(self._machine, key)
-        try:
-            data = self._store.get(name, size_bytes_max=WRAPPED_KEY_BYTES_MAX)
-        except ObjectMissing:
-            raise KeyMissing(key=key, machine=self._machine) from None
-        machine, _, unwrapped = decode_wrapped(self._vault, data)
-        if machine != self._machine or not secrets.compare_digest(unwrapped.id, key):
-            raise damaged(name, "it holds the key of another machine or disk")
+        """A data key as the store has it now, held or not. Raises as `get` does.
+
+        While a vault key is rotated a data key is there twice, and one sound wrapping is enough.
+        """
+        unwrapped = self.unwrap(key)[1]
         self.add(unwrapped)
         return unwrapped
+
+    def unwrap(self, key: KeyId) -> tuple[DiskId, DiskKey]:
+        """As `read`, with the disk it is the key of; nothing is held."""
+        wrong: SecondsiteError | None = None
+        for name in wrapped_names(self._vault, self._machine, key):
+            try:
+                data = self._store.get(name, size_bytes_max=WRAPPED_KEY_BYTES_MAX)
+                machine, disk, unwrapped = decode_wrapped(self._vault, data)
+                if machine != self._machine or not secrets.compare_digest(unwrapped.id, key):
+                    raise damaged(name, "it holds the key of another machine or disk")
+            except ObjectMissing:
+                continue
+            except (WrongKey, ObjectDamaged, FormatUnknown) as error:
+                wrong = wrong or error
+                continue
+            return disk, unwrapped
+        raise wrong or self._missing(key)
+
+    def _missing(self, key: KeyId) -> SecondsiteError:
+        """Why a key is not there: gone, or wrapped with a vault key of another generation only."""
+        prefix = wrapped_keys_prefix(self._machine)
+        for name in self._store.list(prefix):
+            found, _, vault_id = name.removeprefix(prefix).partition(".")
+            if found == key and vault_id:
+                return WrongKey(what=f"the data key {key}", needed=vault_id, given=self._vault.id)
+        return KeyMissing(key=key, machine=self._machine)
+
+
+def wrapped_name(vault: VaultKey, machine: MachineId, key: KeyId) -> str:
+    """Where a data key wrapped with the present key of `vault` lies."""
+    if vault.generation == 1:
+        return wrapped_key_name(machine, key)
+    return rewrapped_key_name(machine, key, vault.id)
+
+
+def wrapped_names(vault: VaultKey, machine: MachineId, key: KeyId) -> list[str]:
+    """Everywhere a data key may lie that `vault` can unwrap, the newest wrapping first."""
+    later = [(old.id, old.generation) for old in vault.retired]
+    names = [
+        rewrapped_key_name(machine, key, identity)
+        for identity, generation in [(vault.id, vault.generation), *later]
+        if generation > 1
+    ]
+    return [*names, wrapped_key_name(machine, key)]
 
 
 assert WRAPPED_KEY_BYTES_MAX <= BOX_PLAIN_BYTES_MAX

@@ -26,7 +26,7 @@ from secondsite.base.parse import JSON_ERRORS
 from secondsite.base.units import MIB
 from secondsite.journal.errors import damaged
 from secondsite.journal.format import RECORD_HEADER, VERSION, check_version
-from secondsite.journal.keys import LogKey, check_seal, sealed_with
+from secondsite.journal.keys import LogKey, check_current, check_seal, sealed_with
 from secondsite.journal.manifest import decode_body, record_hash
 from secondsite.model.points import Record
 
@@ -58,6 +58,12 @@ def encode_log_page(first: int, records: Sequence[bytes], key: LogKey | None) ->
     return head + (key.seal(head, body) if key is not None else bytes(32)) + body
 
 
+def log_page_key_id(head: bytes) -> bytes:
+    """The vault key id in a page's header, unchecked."""
+    found: bytes = HEADER.unpack_from(head)[7]
+    return found
+
+
 def decode_log_page(data: bytes, first: int, key: LogKey | None, *, what: str) -> list[tuple[str, Record]]:
     """(hash, record) of each, from number `first` on. Raises ObjectDamaged, FormatUnknown, WrongKey."""
     if len(data) < HEADER.size:
@@ -70,6 +76,8 @@ def decode_log_page(data: bytes, first: int, key: LogKey | None, *, what: str) -
     if blake3.blake3(head[:32]).update(body).digest() != digest:
         raise damaged(what, "its hash does not fit its content")
     check_seal(what, key, vault, seal, head, body)
+    # Its records are not checked again, so the present key must have sealed it: a rotation drops the others.
+    check_current(what, key, vault, "in a page of the log")
     try:
         if zstandard.frame_content_size(body) > PLAIN_BYTES_MAX:
             raise damaged(what, "it is larger than any page")

@@ -9,7 +9,7 @@ import blake3
 import msgspec
 
 from secondsite.base.parse import JSON_ERRORS
-from secondsite.journal.box import open_box, seal_box
+from secondsite.journal.box import seal_box
 from secondsite.journal.errors import damaged
 from secondsite.journal.format import (
     BOX_DEFINITION,
@@ -124,6 +124,12 @@ def open_frame(what: str, data: bytes, key: LogKey | None) -> tuple[int, int, me
     return kind, number, body
 
 
+def record_key_id(data: bytes) -> bytes:
+    """The vault key id in the header of a record that was decoded; zeros: not sealed."""
+    found: bytes = RECORD_HEADER.unpack_from(data)[8]
+    return found
+
+
 def record_hash(data: bytes) -> str:
     """What the next record names: blake3 of the whole object, 64 hexadecimal digits."""
     return blake3.blake3(data).hexdigest()
@@ -148,7 +154,7 @@ def open_definition(sealed: bytes, vault: VaultKey, machine: MachineId) -> Defin
         WrongKey, ObjectDamaged (also when it is the definition of another machine).
     """
     what = f"the definition of machine {machine}"
-    plain = open_box(BOX_DEFINITION, vault.id, vault.secret, sealed, what=what)
+    plain = vault.open(BOX_DEFINITION, sealed, what=what)
     try:
         found, definition = _definition.decode(plain)
     except JSON_ERRORS as error:

@@ -122,8 +122,18 @@ def parse_segment_name(name: str) -> tuple[int, DiskId, SegmentId] | None:
 
 
 def wrapped_key_name(machine: MachineId, key: KeyId) -> str:
-    """A disk's wrapped key."""
+    """A disk's key wrapped with the first vault key."""
     return f"{MACHINES}{machine}/keys/{key}"
+
+
+def wrapped_keys_prefix(machine: MachineId) -> str:
+    """All wrapped keys of a machine."""
+    return f"{MACHINES}{machine}/keys/"
+
+
+def rewrapped_key_name(machine: MachineId, key: KeyId, vault_id: KeyId) -> str:
+    """A disk's key wrapped with a later vault key than the first: one object for each of the two keys."""
+    return f"{MACHINES}{machine}/keys/{key}.{vault_id}"
 
 
 def base_sums_prefix(machine: MachineId, disk: DiskId) -> str:

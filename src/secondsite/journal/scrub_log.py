@@ -80,7 +80,7 @@ def _read_state(journal: Journal, meter: Meter) -> Log:
         try:
             data = journal.store.get(name, size_bytes_max=STATE_BYTES_MAX)
             meter.spend(len(data))
-            state = decode_state(name, data, journal.log_key)
+            state = decode_state(name, data, journal.log_key, newest=place == 0)
             if state.machine != journal.machine:
                 raise StateDamaged(name=name, why="it belongs to another machine")
         except _WRONG as error:

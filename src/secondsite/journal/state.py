@@ -20,16 +20,18 @@ import msgspec
 
 from secondsite.base.errors import Outcome, SecondsiteError
 from secondsite.base.parse import JSON_ERRORS
-from secondsite.journal.keys import LogKey, check_seal, sealed_with
+from secondsite.journal.keys import LogKey, check_current, check_seal, sealed_with
 from secondsite.journal.names import state_name, state_prefix
 from secondsite.journal.store import ObjectExists, ObjectMissing, ObjectStore
-from secondsite.model.ids import DiskId, MachineId
+from secondsite.model.ids import DiskId, KeyId, MachineId
 
 MAGIC = b"SSITEST1"
 VERSION = 1
 HEADER = struct.Struct("<8sHHI32s16s32s")
 # Required once there are spans: who does not know them would take the records they replaced for lost.
 FLAG_SPANS = 1
+# Required once a vault key was rotated: who does not know it would believe what an old key sealed later.
+FLAG_KEYED = 2
 # Thousands of pins and disks fit; more means a damaged length.
 STATE_BYTES_MAX = 4 * 1024 * 1024
 PINS_MAX = 1024
@@ -104,6 +106,14 @@ class Retired(msgspec.Struct, frozen=True, kw_only=True):
     generation: int
 
 
+class Keyed(msgspec.Struct, frozen=True, kw_only=True):
+    """Since when a vault key seals a machine's log."""
+
+    key: KeyId
+    generation: int
+    number: int  # the first record sealed with it; later ones must be, too
+
+
 class BaseState(msgspec.Struct, frozen=True, kw_only=True):
     """A disk's base as the store knows it."""
 
@@ -128,6 +138,7 @@ class State(msgspec.Struct, frozen=True, kw_only=True):
     spans: tuple[SpanRef, ...] = ()  # ascending, disjoint
     retired: tuple[Retired, ...] = ()
     merging: str = ""  # the span being written, if any: what lies under another unknown id is garbage
+    keyed: Keyed | None = None  # None: the vault key was never rotated
 
     def base(self, disk: DiskId) -> BaseState | None:
         """The disk's base, None when it has none."""
@@ -152,23 +163,29 @@ def encode_state(state: State, key: LogKey | None) -> bytes:
     body = msgspec.json.encode(state)
     digest = blake3.blake3(body).digest()
     flags = FLAG_SPANS if state.spans or state.retired else 0
+    flags |= FLAG_KEYED if state.keyed is not None else 0
     head = HEADER.pack(MAGIC, VERSION, flags, len(body), digest, sealed_with(key), bytes(32))[:-32]
     return head + (key.seal(head, body) if key is not None else bytes(32)) + body
 
 
-def decode_state(name: str, data: bytes, key: LogKey | None) -> State:
-    """Parse and check a record; with a key its seal too. Raises StateDamaged, WrongKey, ObjectDamaged."""
+def decode_state(name: str, data: bytes, key: LogKey | None, *, newest: bool = False) -> State:
+    """Parse and check a record; with a key its seal too. Raises StateDamaged, WrongKey, ObjectDamaged.
+
+    newest: it is to count, so once a rotation is finished no retired key may have sealed it (KeyRetired).
+    """
     if len(data) < HEADER.size:
         raise StateDamaged(name=name, why="it is too short")
     magic, version, flags, length, digest, vault, seal = HEADER.unpack_from(data)
     body = data[HEADER.size :]
     if magic != MAGIC:
         raise StateDamaged(name=name, why="it is not a state record")
-    if version != VERSION or flags & ~FLAG_SPANS:
+    if version != VERSION or flags & ~(FLAG_SPANS | FLAG_KEYED):
         raise StateDamaged(name=name, why=f"its version is {version}, its flags are {flags:#x}")
     if len(body) != length or blake3.blake3(body).digest() != digest:
         raise StateDamaged(name=name, why="its checksum does not match")
     check_seal(name, key, vault, seal, data[: HEADER.size - 32], body)
+    if newest and key is not None and key.strictness.finished:
+        check_current(name, key, vault, "since the rotation was finished")
     try:
         state = msgspec.json.decode(body, type=State)
     except JSON_ERRORS as error:
@@ -178,12 +195,19 @@ def decode_state(name: str, data: bytes, key: LogKey | None) -> State:
     return state
 
 
+def state_key_id(data: bytes) -> bytes:
+    """The vault key id in the header of a state that was decoded; zeros: not sealed."""
+    found: bytes = HEADER.unpack_from(data)[5]
+    return found
+
+
 class StateRecord:
     """The state of one machine in a store; not thread-safe, `Journal` locks around it."""
 
     def __init__(self, store: ObjectStore, machine: MachineId, key: LogKey | None) -> None:
         self._store, self._machine, self._key = store, machine, key
         self._state = State(machine=machine)
+        self._key_id = bytes(16)  # of who sealed it
 
     def read(self) -> State:
         """The newest generation; a default one when there is none."""
@@ -196,10 +220,15 @@ class StateRecord:
                 data = self._store.get(newest, size_bytes_max=STATE_BYTES_MAX)
             except ObjectMissing:
                 continue  # deleted since it was listed: much newer ones exist
-            state = decode_state(newest, data, self._key)
+            state = decode_state(newest, data, self._key, newest=True)
+            if self._generation_of(state_key_id(data)) < self._generation_of(self._key_id):
+                check_current(newest, self._key, state_key_id(data), f"after {known} was sealed")
             if state.machine != self._machine:
                 raise StateDamaged(name=newest, why="it belongs to another machine")
-            self._state = state
+            self._state, self._key_id = state, state_key_id(data)
+
+    def _generation_of(self, vault_id: bytes) -> int:
+        return self._key.generation_of(vault_id) if self._key is not None else 0
 
     def update(self, change: Callable[[State], State]) -> State:
         """Apply `change` to the newest state and store the result.
