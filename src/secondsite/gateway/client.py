@@ -17,6 +17,7 @@ import msgspec
 
 from secondsite.base.errors import Outcome, RemoteError, SecondsiteError
 from secondsite.base.parse import JSON_ERRORS
+from secondsite.gateway.keymessages import FinishRotation, KeyStatus
 from secondsite.gateway.messages import (
     ChallengeReply,
     CleanUp,
@@ -131,6 +132,14 @@ class GatewayClient:
     def status(self) -> GatewayStatus:
         """Everything the gateway knows of itself."""
         return self._request("GET", "/v1/status", GatewayStatus)
+
+    def key(self) -> KeyStatus:
+        """The gateway's vault key, and where its rotation stands."""
+        return self._request("GET", "/v1/key", KeyStatus)
+
+    def finish_rotation(self, request: FinishRotation) -> KeyStatus:
+        """Let go of the old key; poll `key`."""
+        return self._request("POST", "/v1/key/rotation", KeyStatus, request)
 
     def inventory(self) -> Inventory:
         """Hosts, machines, networks and pools."""

@@ -26,6 +26,8 @@ from secondsite.base.errors import InvalidInput, Outcome, RemoteError, Secondsit
 from secondsite.base.parse import JSON_ERRORS
 from secondsite.fabrics.base import Fabric
 from secondsite.gateway.holds import Holds
+from secondsite.gateway.keycontrol import key_routes
+from secondsite.gateway.keyrotation import KeyRotation
 from secondsite.gateway.messages import (
     ChallengeReply,
     CleanUp,
@@ -118,6 +120,7 @@ class ControlServices:
     reports: RetentionReports | None = None
     scrubs: Scrubs | None = None
     seed_imports: SeedImports | None = None
+    key_rotation: KeyRotation | None = None
 
 
 def error_status(error: SecondsiteError) -> int:
@@ -478,7 +481,7 @@ def build_app(services: ControlServices, on_failure: Callable[[BaseException], N
         return error_response(InternalFailure(kind=type(error).__name__, text=str(error)[:500]))
 
     app = Starlette(
-        routes=ControlApi(services).routes(),
+        routes=[*ControlApi(services).routes(), *key_routes(services.key_rotation, _body, _call)],
         exception_handlers={SecondsiteError: known, HTTPException: unknown_route, Exception: defect},
     )
     app.router.redirect_slashes = False

@@ -31,6 +31,7 @@ from secondsite.gateway.events import EventLog
 from secondsite.gateway.exports import Exports, qemu_access
 from secondsite.gateway.fingerprints import Fingerprints
 from secondsite.gateway.holds import Holds
+from secondsite.gateway.keyrotation import KeyRotation
 from secondsite.gateway.pins import Pins
 from secondsite.gateway.receive import GatewayReceiver, PeerRule
 from secondsite.gateway.recover import Recovery
@@ -106,6 +107,12 @@ class Gateway:
             watch = CertificateWatch(config.tls.files(), self._reloads, clock=self.clock, events=self.events)
             watch.start()
             self._stop.callback(watch.close)
+            guard = RecoveryKeyGuard(
+                self._vault,
+                own_file=config.vault_key,
+                store_root=local_directory(config.store) if config.store else None,
+                clock=self.clock,
+            )
             services = ControlServices(
                 name=config.name,
                 site=config.site,
@@ -113,12 +120,8 @@ class Gateway:
                 events=self.events,
                 fabric=fabric,
                 protections=self.protections,
-                recovery_key=RecoveryKeyGuard(
-                    self._vault,
-                    own_file=config.vault_key,
-                    store_root=local_directory(config.store) if config.store else None,
-                    clock=self.clock,
-                ),
+                recovery_key=guard,
+                key_rotation=self._open_rotation(store, guard),
                 recovery=recovery,
                 holds=holds,
                 signals=self._signals if store is not None else None,
@@ -211,6 +214,21 @@ class Gateway:
         retention.start()
         self._stop.callback(retention.close)
         return retention
+
+    def _open_rotation(self, store: ObjectStore | None, guard: RecoveryKeyGuard) -> KeyRotation:
+        """Once nothing else changes how things are sealed; a gateway without a store only tells its key."""
+        rotation = KeyRotation(
+            self._vault,
+            store if self._config.listen is not None else None,
+            guard=guard,
+            name=self._config.name,
+            state_dir=self._config.state_dir,
+            clock=self.clock,
+            events=self.events,
+        )
+        rotation.start()
+        self._stop.callback(rotation.close)
+        return rotation
 
     def _open_holds(self, recovery: Recovery, retention: Retention | None) -> Holds:
         return Holds(

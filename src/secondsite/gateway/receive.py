@@ -22,10 +22,11 @@ from secondsite.base.clock import Clock
 from secondsite.base.crash import crash_point, mark
 from secondsite.base.errors import SecondsiteError
 from secondsite.gateway.intake import Upload, is_present, key_of
+from secondsite.gateway.keyrules import check_sealer, is_same_key, name_of_wrapped
 from secondsite.journal.chain import FingerprintsOf, Head, Journal
 from secondsite.journal.chain_errors import EpochSuperseded
 from secondsite.journal.keys import VaultKey
-from secondsite.journal.names import machine_prefix, wrapped_key_name
+from secondsite.journal.names import machine_prefix
 from secondsite.journal.store import ObjectExists, ObjectMissing, ObjectStore
 from secondsite.model.events import EventSink, Severity
 from secondsite.model.ids import KeyId, MachineId
@@ -159,11 +160,12 @@ class GatewayReceiver:
         """See `Receiver`."""
         head = self._machine(machine).fresh_head()
         self._check_writer(peer, machine, head.epoch, head)
-        name = wrapped_key_name(machine, key)
+        name = name_of_wrapped(self._vault, machine, key, wrapped)
         try:
             self._store.put(name, wrapped)
         except ObjectExists:
-            if self._store.get(name, size_bytes_max=KEY_BYTES_MAX) != wrapped:
+            there = self._store.get(name, size_bytes_max=KEY_BYTES_MAX)
+            if not is_same_key(self._vault, there, wrapped):
                 raise SegmentConflict(segment=name, why="another wrapped key has this id") from None
         crash_point(AFTER_KEY)
 
@@ -202,6 +204,8 @@ class GatewayReceiver:
             try:
                 head = machine.fresh_head()
                 self._check_writer(peer, proposal.machine, proposal.epoch, head)
+                what = f"the definition of {proposal.machine_name}"
+                check_sealer(self._vault, what, proposal.definition)
                 if head.claim is not None:
                     machine.keep_writer(head.claim)
                 fingerprints = self._fingerprints(machine.journal) if self._fingerprints else None

@@ -28,9 +28,9 @@ class RecoveryKeyNotProved(SecondsiteError):
 
     code = "recovery-key.not-proved"
     outcome = Outcome.REFUSED
-    happened = "The machine was not protected: {path} does not hold the recovery key {key_id}."
+    happened = "The proof was refused: {path} does not hold the recovery key {key_id}."
     cause = "The file holds the key of another vault, or the question was older than five minutes."
-    action = "Give the file that `secondsite key create` made for this vault; nothing was changed."
+    action = "Give a copy of the file this gateway has as its vault_key; nothing was changed."
 
 
 class RecoveryKeyNotExported(SecondsiteError):
@@ -38,7 +38,7 @@ class RecoveryKeyNotExported(SecondsiteError):
 
     code = "recovery-key.not-exported"
     outcome = Outcome.REFUSED
-    happened = "The machine was not protected: {path} is the gateway's own copy of the recovery key."
+    happened = "The proof was refused: {path} is the gateway's own copy of the recovery key."
     cause = "If that were the only copy, the replica could not be opened once this gateway is lost."
     action = "Copy the key file to another place, off this machine, and prove it from the copy."
 
@@ -48,7 +48,7 @@ class RecoveryKeyInStore(SecondsiteError):
 
     code = "recovery-key.in-store"
     outcome = Outcome.REFUSED
-    happened = "The machine was not protected: the recovery key {path} lies inside the store {store}."
+    happened = "The proof was refused: the recovery key {path} lies inside the store {store}."
     cause = "Whoever gets the store would get the key that opens it with it."
     action = "Move the key file to a place outside every store and prove it from there."
 

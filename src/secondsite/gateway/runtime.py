@@ -15,8 +15,9 @@ from pathlib import Path
 import msgspec
 
 from secondsite.base.clock import Clock
+from secondsite.base.crash import crash_point, mark
 from secondsite.base.errors import InvalidInput, Outcome, SecondsiteError
-from secondsite.base.files import create_file, read_limited, remove_file
+from secondsite.base.files import create_file, read_limited, remove_file, replace_file
 from secondsite.fabrics.base import Fabric
 from secondsite.gateway.cycle import Bench, Furnished
 from secondsite.gateway.deepverify import DeepVerifier
@@ -34,6 +35,7 @@ from secondsite.gateway.replicate import Policy, Replication
 from secondsite.gateway.seedexport import SourceSeeds
 from secondsite.gateway.status import Board
 from secondsite.gateway.subblocks import SubBlockTable
+from secondsite.journal.box import box_key_id
 from secondsite.journal.keys import (
     WRAPPED_KEY_BYTES_MAX,
     DiskKey,
@@ -49,6 +51,8 @@ from secondsite.transfer.protocols import Link
 from secondsite.transfer.sender import LinkShipper
 
 log = logging.getLogger(__name__)
+
+AFTER_REWRAP = mark("key.after-source")
 
 # How often what does not run yet is tried.
 CONVERGE_SECONDS = 5.0
@@ -382,6 +386,10 @@ class Protections:
             create_file(path, encode_wrapped(self._vault, machine, disk, DiskKey.create()))
         data = read_limited(path, size_bytes_max=WRAPPED_KEY_BYTES_MAX)
         _, _, key = decode_wrapped(self._vault, data)
+        if box_key_id(data) != self._vault.id:  # the vault key was rotated
+            data = encode_wrapped(self._vault, machine, disk, key)
+            replace_file(path, data)
+            crash_point(AFTER_REWRAP)
         return Furnished(key=key, wrapped=data, table=self._table(machine, disk))
 
     def _tables_of(self, machine: MachineId) -> Path:

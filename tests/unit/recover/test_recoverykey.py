@@ -77,9 +77,7 @@ def test_another_vaults_key_is_refused(guard: RecoveryKeyGuard, copy: Path) -> N
     nonce = guard.challenge().nonce
     with pytest.raises(RecoveryKeyNotProved) as caught:
         guard.check(nonce, answer(nonce, Key(b"wrong")), identity(copy))
-    assert str(caught.value) == (
-        f"The machine was not protected: {copy} does not hold the recovery key {'11' * 16}."
-    )
+    assert str(caught.value) == (f"The proof was refused: {copy} does not hold the recovery key {'11' * 16}.")
 
 
 def test_a_question_of_our_own_making_is_refused(guard: RecoveryKeyGuard, copy: Path) -> None:

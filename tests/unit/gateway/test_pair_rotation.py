@@ -1,0 +1,232 @@
+"""Two whole gateways, and the vault key they share is rotated under a running replication."""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+import tempfile
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from secondsite.base.clock import SystemClock
+from secondsite.base.errors import RemoteError
+from secondsite.base.units import MIB
+from secondsite.fabrics.memory import MemoryFabric
+from secondsite.gateway import keyrotation
+from secondsite.gateway.bases import base_opener
+from secondsite.gateway.client import GatewayClient
+from secondsite.gateway.keymessages import FinishRotation, KeyPhase
+from secondsite.gateway.main import Gateway
+from secondsite.gateway.messages import FileIdentity, ProtectionState
+from secondsite.gateway.views import open_point_definition, open_point_view
+from secondsite.journal.chain import KEY_ROTATION, Journal
+from secondsite.journal.keys import KeyRing, VaultKey
+from secondsite.journal.names import wrapped_keys_prefix
+from secondsite.journal.scrub import scrub
+from secondsite.journal.store_local import LocalStore
+from secondsite.model.ids import MachineId
+from secondsite.transfer.protocols import error_code
+from support.gateway_pair import A, B, Pair
+
+AT = "2026-01-01T00:00:00+00:00"
+
+
+def until(condition: Callable[[], bool], what: str, seconds: float = 60) -> None:
+    clock, never = SystemClock(), threading.Event()
+    end = clock.monotonic() + seconds
+    while not condition():
+        assert clock.monotonic() < end, f"{what} did not happen"
+        clock.wait(never, 0.02)
+
+
+class Rotated(Pair):
+    """A pair over one machine; `copy` is what the person in charge holds."""
+
+    def __init__(self, root: Path) -> None:
+        super().__init__(root)
+        self.fabric = MemoryFabric()
+        self.machine: MachineId = self.fabric.add_machine("shop", {"vda": 2 * MIB, "vdb": MIB})
+        self.fabric.write(self.machine, "vda", 65536, b"hello" * 4000)
+        self.contents: dict[int, dict[str, bytes]] = {}
+        self.old = self.vault
+        self.new = self.old.renew(AT)
+        self.copy = root / "safe" / "new.key"
+        self.new.save(self.copy)
+        self.a: Gateway | None = None
+        self.address = self.start_b()
+        self.restart_a()
+        self.protect("shop")
+        with self.client_a() as client:
+            until(lambda: client.status().protections[0].state is ProtectionState.PROTECTED, "Protected")
+
+    def restart_a(self) -> None:
+        if self.a is not None:
+            self.a.stop()
+        self.a = self.start_a(self.address, self.fabric)
+
+    def restart_b(self) -> None:
+        self.stop_b()
+        self.start_b(self.address[1])
+
+    def give(self, name: str) -> None:
+        """The new key file in place of the gateway's."""
+        path = self.root / name / "vault.key"
+        path.unlink()
+        shutil.copy(self.copy, path)
+
+    def take_point(self) -> int:
+        self.fabric.write(self.machine, "vdb", 4096 * len(self.contents), b"world %d" % len(self.contents))
+        content = {disk: self.fabric.content(self.machine, disk) for disk in ("vda", "vdb")}
+        with self.client_a() as client:
+            number = client.take_point("shop").number
+        self.contents[number] = content
+        return number
+
+    def journal(self, key: VaultKey | None) -> Journal:
+        return Journal(LocalStore(self.root / B / "store"), self.machine, key)
+
+    def check(self, key: VaultKey) -> None:
+        """Every point taken here reads right with nothing but the store and `key`, as a rescue does."""
+        journal = self.journal(key)
+        listed = {point.number for point in journal.points()}
+        for number, content in self.contents.items():
+            if number not in listed:
+                continue
+            assert open_point_definition(key, journal.point(number))
+            with open_point_view(journal, number, key) as view:
+                assert {d: v.read(0, v.size_bytes) for d, v in view.disks.items()} == content
+
+    def phase(self) -> KeyPhase:
+        with self.client_b() as client:
+            return client.key().phase
+
+    def finish(self, key: VaultKey, file: Path) -> None:
+        status = file.stat()
+        with self.client_b() as client:
+            question = client.challenge()
+            client.finish_rotation(
+                FinishRotation(
+                    nonce=question.nonce,
+                    proof=key.prove(bytes.fromhex(question.nonce)).hex(),
+                    key_file=FileIdentity(path=str(file), device=status.st_dev, inode=status.st_ino),
+                )
+            )
+
+    def codes(self, client: GatewayClient) -> list[str]:
+        return [entry.event.code for entry in client.events()]
+
+
+@pytest.fixture
+def pair(monkeypatch: pytest.MonkeyPatch) -> Iterator[Rotated]:
+    monkeypatch.setattr(keyrotation, "PASS_SECONDS", 0.2)
+    with tempfile.TemporaryDirectory(prefix="gp") as name, contextlib.ExitStack() as stack:
+        made = Rotated(Path(name))
+        stack.callback(made.stop_b)
+        stack.callback(lambda: made.a and made.a.stop())
+        yield made
+
+
+def test_rotated_from_end_to_end(pair: Rotated) -> None:
+    pair.take_point()
+    pair.give(B)
+    pair.restart_b()
+    until(lambda: pair.phase() is KeyPhase.PROOF, "everything is sealed again")
+    pair.take_point()  # by a source that has the old key still
+    pair.check(pair.new)
+    until(lambda: bool(_waits(pair)), "the source is seen to be behind")
+    with pytest.raises(RemoteError, match="still seals with an old key") as caught:
+        pair.finish(pair.new, pair.copy)
+    assert error_code(caught.value) == "key.rotation-not-ready"
+    pair.give(A)
+    pair.restart_a()
+    pair.take_point()
+    pair.check(pair.new)
+    until(lambda: not _waits(pair), "the source is seen to have the new key")
+    for wrong, code in ((pair.old, "recovery-key.not-proved"), (pair.new, "recovery-key.not-exported")):
+        with pytest.raises(RemoteError) as caught:
+            pair.finish(wrong, pair.root / B / "vault.key")
+        assert error_code(caught.value) == code
+    assert pair.phase() is KeyPhase.PROOF
+    names = list(pair.journal(None).store.list(wrapped_keys_prefix(pair.machine)))
+    assert len(names) == 4, "nothing is deleted before the proof"
+    pair.finish(pair.new, pair.copy)
+    until(lambda: pair.phase() is KeyPhase.FINISHED, "finished")
+    names = list(pair.journal(None).store.list(wrapped_keys_prefix(pair.machine)))
+    assert len(names) == 2
+    assert all(name.endswith(f".{pair.new.id}") for name in names)
+    pair.take_point()
+    pair.check(pair.new)
+    with pair.client_b() as client:
+        status = client.key()
+        assert {"key.rotation-began", "key.rotation-waits", "key.rotation-finished"} <= set(
+            pair.codes(client)
+        )
+    [retired] = status.retired
+    assert (retired.key_id, retired.wrapped_keys, retired.copies) == (pair.old.id, 0, 0)
+    assert retired.machines == ("shop",), "the points of its time need it"
+    # after a restart it is finished still, and there was one boundary
+    pair.restart_b()
+    until(lambda: pair.phase() is KeyPhase.FINISHED, "finished still")
+    pair.take_point()
+    pair.check(pair.new)
+    journal = pair.journal(pair.new)
+    assert [getattr(r, "reason", "") for r in journal.records()].count(KEY_ROTATION) == 1
+    assert {point.epoch for point in journal.points()} == {1}, "no resync, no claim"
+    keys = KeyRing(journal.store, pair.machine, pair.new)
+    found = scrub(journal, keys, base_opener(journal, {}), clock=SystemClock())
+    assert not found.damaged
+    with pair.client_a() as client:
+        assert "resync.began" not in pair.codes(client)
+
+
+def _waits(pair: Rotated) -> tuple[str, ...]:
+    with pair.client_b() as client:
+        return client.key().waits
+
+
+def test_the_source_first_waits_for_the_target(pair: Rotated) -> None:
+    pair.take_point()
+    pair.give(A)
+    pair.restart_a()
+    with pair.client_a() as client:
+        until(lambda: "the receiving gateway has" in str(client.protection("shop").note), "it is told")
+        assert pair.old.id in str(client.protection("shop").note)
+    pair.give(B)
+    pair.restart_b()
+    pair.take_point()
+    pair.check(pair.new)
+
+
+def test_a_source_left_behind_is_told_once_it_is_finished(
+    pair: Rotated, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert pair.a is not None
+    pair.take_point()
+    pair.a.stop()
+    pair.a = None
+    pair.give(B)
+    pair.restart_b()
+    until(lambda: pair.phase() is KeyPhase.PROOF, "everything is sealed again")
+    monkeypatch.setattr(keyrotation, "ACTIVE", keyrotation.ACTIVE * 0)  # it is silent for an hour
+    until(lambda: not _waits(pair), "nobody is waited for")
+    pair.finish(pair.new, pair.copy)
+    until(lambda: pair.phase() is KeyPhase.FINISHED, "finished")
+    pair.restart_a()
+    with pair.client_a() as client:
+        until(lambda: "which was retired" in str(client.protection("shop").note), "it is told")
+    pair.give(A)
+    pair.restart_a()
+    pair.take_point()
+    pair.check(pair.new)
+
+
+def test_without_a_rotation_there_is_nothing_to_finish(pair: Rotated) -> None:
+    assert pair.phase() is KeyPhase.NEVER
+    with pytest.raises(RemoteError) as caught:
+        pair.finish(pair.old, pair.root / "safe" / "vault.key")
+    assert error_code(caught.value) == "key.no-rotation"
+    with pair.client_a() as client:
+        assert client.key().phase is KeyPhase.NO_STORE
