@@ -216,6 +216,23 @@ def test_another_writers_claim_holds_the_source(rig: Rig) -> None:
     assert rig.points()[-1].number == last, "no point of the old epoch counts after the claim"
 
 
+def test_a_held_source_says_nothing_of_what_it_could_not_count_from(rig: Rig) -> None:
+    """The newest point is another writer's: that no bitmap of ours leads there is no trouble."""
+    rig.scribble(20)
+    protected(rig, frequency_seconds=0.05)
+    journal = rig.receiver.journal(rig.machine)
+    journal.claim(
+        name="shop", claimant="gateway-b", reason="failover", clock=rig.clock, expected=journal.head()
+    )
+    rig.until(lambda: "replicate.held" in rig.codes(), "the hold")
+    rig.close()
+    rig.fabric.lose_tracking(rig.machine)
+    before = len(rig.codes())
+    rig.open(frequency_seconds=0.05)
+    rig.until(lambda: "replicate.held" in rig.codes()[before:], "the hold after a restart")
+    assert "tracking.checkpoint-unknown" not in rig.codes()
+
+
 def test_unprotect_leaves_nothing_of_ours(rig: Rig) -> None:
     rig.scribble(20)
     replication = protected(rig, frequency_seconds=0.05)

@@ -6,13 +6,31 @@ import contextlib
 import fcntl
 import os
 from pathlib import Path
+from typing import TypeVar
 
 import msgspec
 
 from secondsite.base import files
+from secondsite.base.errors import Outcome, SecondsiteError
+from secondsite.base.parse import JSON_ERRORS
 from secondsite.model.ids import DiskId, MachineId
 
 SPEC_BYTES_MAX = 1024 * 1024
+
+_T = TypeVar("_T")
+
+
+class ExportRecordDamaged(SecondsiteError):
+    """A file of an export's directory does not parse."""
+
+    code = "export.record-damaged"
+    outcome = Outcome.DAMAGED
+    happened = "{path} does not say what is exported: {why}."
+    cause = "The gateway's state directory lost or changed bytes, or the file was edited by hand."
+    action = (
+        "Shut off the machine that stands on this export, end its process (see the file log beside it), "
+        "remove the directory, and release its point with `secondsite points release`."
+    )
 
 
 class SocketAccess(msgspec.Struct, frozen=True, kw_only=True):
@@ -50,10 +68,9 @@ class RunState(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def read_spec(directory: Path) -> ExportSpec | None:
-    """The spec in an export's directory; None when it is gone."""
+    """The spec in an export's directory; None when it is gone. Raises ExportRecordDamaged."""
     with contextlib.suppress(FileNotFoundError):
-        data = files.read_limited(directory / "spec.json", size_bytes_max=SPEC_BYTES_MAX)
-        return msgspec.json.decode(data, type=ExportSpec)
+        return _read(directory / "spec.json", ExportSpec)
     return None
 
 
@@ -63,11 +80,18 @@ def write_run(directory: Path, state: RunState) -> None:
 
 
 def read_run(directory: Path) -> RunState | None:
-    """What the process said last."""
+    """What the process said last; None: nothing yet. Raises ExportRecordDamaged."""
     with contextlib.suppress(FileNotFoundError):
-        data = files.read_limited(directory / "run.json", size_bytes_max=SPEC_BYTES_MAX)
-        return msgspec.json.decode(data, type=RunState)
+        return _read(directory / "run.json", RunState)
     return None
+
+
+def _read(path: Path, kind: type[_T]) -> _T:
+    data = files.read_limited(path, size_bytes_max=SPEC_BYTES_MAX)
+    try:
+        return msgspec.json.decode(data, type=kind)
+    except JSON_ERRORS as error:
+        raise ExportRecordDamaged(path=path, why=error) from None
 
 
 def take_lock(directory: Path) -> int | None:

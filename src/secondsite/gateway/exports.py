@@ -31,7 +31,14 @@ from secondsite.base import files
 from secondsite.base.clock import Clock
 from secondsite.base.crash import crash_point, mark
 from secondsite.base.errors import InvalidInput, Outcome, RemoteError, SecondsiteError
-from secondsite.gateway.exportdir import ExportSpec, SocketAccess, is_served, read_run, read_spec
+from secondsite.gateway.exportdir import (
+    ExportRecordDamaged,
+    ExportSpec,
+    SocketAccess,
+    is_served,
+    read_run,
+    read_spec,
+)
 from secondsite.gateway.messages import ExportDisk, ExportStatus
 from secondsite.gateway.pins import Pins
 from secondsite.gateway.sockets import check_socket_path
@@ -147,6 +154,7 @@ class Exports:
         self._events = events
         self._wedged_seconds = wedged_seconds
         self._answered_at: dict[str, float] = {}
+        self._damaged: set[str] = set()  # told of
         self._lock = threading.RLock()
         self._children: dict[str, subprocess.Popen[bytes]] = {}
         self._restarts: dict[str, int] = {}
@@ -341,8 +349,23 @@ class Exports:
         )
 
     def _specs(self) -> list[ExportSpec]:
-        found = (read_spec(path) for path in sorted(self._directory.iterdir()))
-        return [spec for spec in found if spec is not None]
+        """All whose record can be read; the others are told of, once, and cost none of these."""
+        found = []
+        for path in sorted(self._directory.iterdir()):
+            try:
+                spec = read_spec(path)
+            except ExportRecordDamaged as error:
+                self._tell_damaged(path.name, error)
+                continue
+            if spec is not None:
+                found.append(spec)
+        return found
+
+    def _tell_damaged(self, identity: str, error: ExportRecordDamaged) -> None:
+        if identity not in self._damaged:
+            self._damaged.add(identity)
+            text = " ".join(error.sentences())
+            self._events.emit(error.code, Severity.CRITICAL, text, export=identity)
 
     def _write(self, spec: ExportSpec) -> None:
         directory = self._directory / spec.id
@@ -352,7 +375,11 @@ class Exports:
 
     def _status(self, spec: ExportSpec) -> ExportStatus:
         directory = self._directory / spec.id
-        run = read_run(directory)
+        run = None
+        try:
+            run = read_run(directory)
+        except ExportRecordDamaged as error:  # it serves, whatever its file says
+            self._tell_damaged(spec.id, error)
         return ExportStatus(
             id=spec.id,
             machine=spec.machine,

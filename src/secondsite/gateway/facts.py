@@ -41,7 +41,8 @@ def gather(
         if s.proposal is not None
     ]
     newest = head.point.checkpoint if head.point else ""
-    healing.find(pending[-1].checkpoint if pending else newest)
+    if not plan.is_held(us, head):  # what another writer committed is nothing this source could count from
+        healing.find(pending[-1].checkpoint if pending else newest)
     checkpoints = known.usable()
     known.seen([*checkpoints, *(p.checkpoint for p in pending), newest])
     return plan.Facts(us, head, checkpoints, pending, seeding, lost=healing.lost, too_much=healing.too_much)

@@ -18,6 +18,7 @@ from secondsite.base.units import parse_seconds
 from secondsite.gateway.choose import choose_point
 from secondsite.gateway.messages import HeldPoint, HoldRequest, PointHold
 from secondsite.journal.chain import Journal
+from secondsite.journal.episodes import found_in
 from secondsite.journal.state import Pin, State
 from secondsite.model.events import EventSink, Severity
 from secondsite.model.ids import MachineId
@@ -84,7 +85,7 @@ class Holds:
         with self._lock:
             points = journal.points()
             title = points[-1].machine_name if points else machine
-            point = choose_point(points, request.point, machine=title)
+            point = choose_point(points, request.point, machine=title, episodes=lambda: found_in(journal))
             holder = f"{PREFIX}{request.name or point.number}"
             now = _text(self._clock.utc())
             state = journal.state()

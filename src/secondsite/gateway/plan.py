@@ -124,12 +124,17 @@ def next_step(facts: Facts) -> Step:
 
 def _another_writes(facts: Facts) -> Step | None:
     head = facts.head
-    if head.claimant is not None and head.claimant != facts.us:
+    if head.claimant is not None and is_held(facts.us, head):
         return Hold(head.claimant, head.epoch)
     return None
 
 
 def _nobody_writes(facts: Facts) -> Step | None:
+def is_held(us: str, head: TargetHead) -> bool:
+    """Whether another writer is the machine's authority."""
+    return head.claimant is not None and head.claimant != us
+
+
     if facts.head.epoch:
         return None
     if facts.pending:

@@ -39,7 +39,7 @@ from secondsite.gateway.testfailover import (
 )
 from secondsite.gateway.testrunner import TestRunner
 from secondsite.journal.chain import Journal, machines
-from secondsite.journal.episodes import read_episodes, verdicts
+from secondsite.journal.episodes import found_in
 from secondsite.journal.keys import VaultKey
 from secondsite.journal.store import ObjectStore
 from secondsite.model.events import EventSink, Severity
@@ -112,7 +112,9 @@ class Recovery:
 
     def _drop_orphans(self) -> None:
         """Exports of test failovers whose record was never made: a crash between the two."""
-        known = {record.status.id for record in self._records.all()}
+        for error in self._records.damaged():
+            self._events.emit(error.code, Severity.CRITICAL, " ".join(error.sentences()))
+        known = self._records.identities()
         for export in self._exports.all():
             if export.id.startswith("test-") and export.id.removeprefix("test-") not in known:
                 self._exports.end(export.id)
@@ -193,7 +195,7 @@ class Recovery:
     def _choose(self, machine: MachineId, points: Sequence[Point], wanted: str) -> Point:
         journal = self.journal(machine)
         name = points[-1].machine_name if points else machine
-        return choose_point(points, wanted, machine=name, episodes=lambda: verdicts(read_episodes(journal)))
+        return choose_point(points, wanted, machine=name, episodes=lambda: found_in(journal))
 
     # exports for people
 

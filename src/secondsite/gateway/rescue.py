@@ -23,7 +23,7 @@ from secondsite.gateway.pins import Pins
 from secondsite.gateway.recover import Recovery
 from secondsite.gateway.views import load_key, open_point_view
 from secondsite.journal.chain import Journal, machines
-from secondsite.journal.episodes import read_episodes, verdicts
+from secondsite.journal.episodes import found_in
 from secondsite.journal.errors import WrongKey
 from secondsite.journal.state import State
 from secondsite.journal.store import ObjectStore, StoreUnavailable
@@ -104,7 +104,7 @@ class Rescue:
         journal = Journal(self.store, machine, self.vault)
         points = journal.points()
         name = points[-1].machine_name if points else machine
-        return choose_point(points, wanted, machine=name, episodes=lambda: verdicts(read_episodes(journal)))
+        return choose_point(points, wanted, machine=name, episodes=lambda: found_in(journal))
 
     @contextlib.contextmanager
     def view(

@@ -36,6 +36,7 @@ from secondsite.gateway.verdicts import (
     spans_text,
 )
 from secondsite.journal.chain import Journal, machines
+from secondsite.journal.episodes import found_in
 from secondsite.journal.keys import KeyRing, VaultKey
 from secondsite.journal.scrub import Position, ScrubCancelled, ScrubReport, Trusted, scrub
 from secondsite.journal.store import ObjectStore
@@ -405,11 +406,15 @@ class Scrubs:
         listed = journal.points()
         if request.all:
             return [point.number for point in listed]
-        return [choose_point(listed, request.point or "latest", machine=journal.machine).number]
+        wanted = request.point or "latest"
+        title, episodes = journal.machine, lambda: found_in(journal)
+        return [choose_point(listed, wanted, machine=title, episodes=episodes).number]
 
     def _choose(self, machine: MachineId, wanted: str) -> None:
-        points = Journal(self._store, machine, self._vault).points()
-        choose_point(points, wanted, machine=points[-1].machine_name if points else machine)
+        journal = Journal(self._store, machine, self._vault)
+        points = journal.points()
+        title = points[-1].machine_name if points else machine
+        choose_point(points, wanted, machine=title, episodes=lambda: found_in(journal))
 
     def _failed(self, job: _Job, error: SecondsiteError, state: VerificationState) -> Result:
         """A verification that did not end says nothing: what was known before stays, but for the error."""

@@ -12,6 +12,7 @@ import msgspec
 
 from secondsite.base import files
 from secondsite.base.errors import Outcome, SecondsiteError
+from secondsite.base.parse import JSON_ERRORS
 from secondsite.fabrics.base import Recovered
 from secondsite.gateway.messages import TestFailoverState, TestFailoverStatus
 from secondsite.model.ids import DiskId, MachineId
@@ -92,6 +93,21 @@ class TestFailoverDefect(SecondsiteError):
     action = "Report it with the gateway's log; what had been made was removed as far as possible."
 
 
+class TestFailoverRecordDamaged(SecondsiteError):
+    """A record does not parse."""
+
+    __test__ = False
+    code = "test-failover.record-damaged"
+    outcome = Outcome.DAMAGED
+    happened = "The record {path} of a test failover cannot be read: {why}."
+    cause = "The gateway's state directory lost or changed bytes, or the file was edited by hand."
+    action = (
+        "Put the file back from a copy. Or remove the test machine and its network at the hypervisor, move "
+        "the file away and start the gateway again: it then ends the export the machine stood on. Nothing "
+        "else waits for it."
+    )
+
+
 class TestFailoverRecord(msgspec.Struct, frozen=True, kw_only=True):
     """The status, and what has to be found again to remove it."""
 
@@ -117,18 +133,38 @@ class TestFailoverRecords:
         files.replace_file(self._path(record.status.id), msgspec.json.encode(record))
 
     def get(self, identity: str) -> TestFailoverRecord:
-        """One record. Raises OperationUnknown."""
+        """One record. Raises OperationUnknown, TestFailoverRecordDamaged."""
         with contextlib.suppress(FileNotFoundError):
             if identity.isalnum():
                 data = files.read_limited(self._path(identity), size_bytes_max=RECORD_BYTES_MAX)
-                return msgspec.json.decode(data, type=TestFailoverRecord)
+                try:
+                    return msgspec.json.decode(data, type=TestFailoverRecord)
+                except JSON_ERRORS as error:
+                    raise TestFailoverRecordDamaged(path=self._path(identity), why=error) from None
         raise OperationUnknown(id=identity[:80])
 
     def all(self) -> list[TestFailoverRecord]:
-        """Oldest first."""
-        # a record being replaced has a temporary beside it, whose name has a dot and a dash
-        found = [self.get(path.stem) for path in self._directory.glob("*.json") if path.stem.isalnum()]
+        """Oldest first, without those that cannot be read."""
+        found = []
+        for identity in self.identities():
+            with contextlib.suppress(TestFailoverRecordDamaged):
+                found.append(self.get(identity))
         return sorted(found, key=lambda record: (record.status.requested_at, record.status.id))
+
+    def identities(self) -> set[str]:
+        """Of all, readable or not: what a damaged one stands on must not be taken for left over."""
+        # a record being replaced has a temporary beside it, whose name has a dot and a dash
+        return {path.stem for path in self._directory.glob("*.json") if path.stem.isalnum()}
+
+    def damaged(self) -> list[TestFailoverRecordDamaged]:
+        """Why those cannot be read that cannot."""
+        found = []
+        for identity in sorted(self.identities()):
+            try:
+                self.get(identity)
+            except TestFailoverRecordDamaged as error:
+                found.append(error)
+        return found
 
     def standing(self, machine: MachineId) -> TestFailoverRecord | None:
         """The one that still has something at the hypervisor, if any."""

@@ -12,6 +12,7 @@ from secondsite.gateway.events import EventLog
 from secondsite.gateway.holds import Holds, HoldUnknown, holders
 from secondsite.gateway.messages import HoldRequest, PointHold
 from secondsite.gateway.upkeep import Upkeep
+from secondsite.journal.episodes import EpisodeRecord, keep_episode
 from secondsite.journal.names import merged_prefix, segments_prefix
 from secondsite.model.retention import RetentionPolicy
 from support.journal_model import MACHINE, Replica
@@ -231,3 +232,24 @@ def test_what_a_lost_gateway_served_is_let_go_and_nothing_else() -> None:
     assert rig.looks == 1
     assert rig.holds.release_lost(MACHINE) == []
     assert rig.looks == 1
+
+
+def test_the_last_clean_point_is_held_by_its_name() -> None:
+    rig = Rig(bases=False)
+    rig.points(4)
+    first, clean, doubtful, newest = rig.listed()
+    assert rig.hold("last-clean", name="all-clean") == newest, "nothing is in doubt"
+    record = EpisodeRecord(
+        machine=MACHINE,
+        first=doubtful,
+        number=newest,
+        clean=clean,
+        clean_at=None,
+        found_at="2026-11-21T00:00:00+00:00",
+        reason="scrambled",
+        critical=True,
+        scrambled_bytes=1,
+    )
+    assert keep_episode(rig.replica.journal, record)
+    assert rig.hold("last-clean") == clean
+    assert first != clean

@@ -62,3 +62,10 @@ def test_protect_until_points_then_unprotect_leaves_nothing(pair: Pair) -> None:
         assert journal.points(), "points stay"
     finally:
         a.stop()
+
+
+def test_a_gateway_without_a_fabric_of_its_own_has_where_to_put_sockets(pair: Pair) -> None:
+    pair.start_b()
+    sockets = pair.root / B / "state" / "sockets"
+    assert sockets.is_dir()
+    assert sockets.stat().st_mode & 0o777 == 0o700

@@ -12,6 +12,7 @@ import pytest
 from secondsite.base.clock import FakeClock, SystemClock
 from secondsite.gateway.scrub import NoVerification, Scrubs, VerificationRunning
 from secondsite.gateway.verdicts import VerificationState, VerifyRequest
+from secondsite.journal.episodes import EpisodeRecord, keep_episode
 from secondsite.model.events import Severity
 from support.control import Events
 from support.journal_model import DISKS, MACHINE
@@ -133,3 +134,24 @@ def test_damaged_records_of_ours_count_as_none(place: Place) -> None:
         assert scrubs.last_verified(MACHINE) is None
         verify(scrubs)
         assert scrubs.last_verified(MACHINE) == 4
+
+
+def test_the_last_clean_point_is_verified_by_its_name(place: Place) -> None:
+    record = EpisodeRecord(
+        machine=MACHINE,
+        first=4,
+        number=4,
+        clean=3,
+        clean_at=None,
+        found_at="2026-11-21T00:00:00+00:00",
+        reason="scrambled",
+        critical=True,
+        scrambled_bytes=1,
+    )
+    assert keep_episode(place.replica.journal, record)
+    with place.open() as scrubs:
+        scrubs.request(MACHINE, VerifyRequest(point="last-clean", requested_by="the test"))
+        until(lambda: scrubs.status(MACHINE).state is VerificationState.COMPLETED, "the end")
+        report = scrubs.status(MACHINE).report
+    assert report is not None
+    assert 3 in report.proved

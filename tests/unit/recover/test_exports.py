@@ -10,7 +10,7 @@ import pytest
 
 from secondsite.base import files
 from secondsite.base.clock import SystemClock
-from secondsite.gateway.exportdir import SocketAccess
+from secondsite.gateway.exportdir import ExportRecordDamaged, SocketAccess, read_run
 from secondsite.gateway.exports import ExportFailed, Exports
 from secondsite.gateway.messages import ExportStatus
 from secondsite.gateway.pins import Pins
@@ -96,3 +96,43 @@ def test_one_that_cannot_be_started_again_is_told_and_the_others_are(
         anew.check(lambda identity: None)
     assert anew.resume() == ["one"]
     anew.end("one")
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b'{"id": 7}', b"[" * 20_000, b"\xff"])
+def test_a_damaged_spec_is_told_and_costs_no_other_export(
+    content: bytes, replica: Replica, tmp_path: Path
+) -> None:
+    events = Events()
+    exports = make(replica, tmp_path, events)
+    begin(exports, replica, tmp_path)
+    other = tmp_path / "exports" / "other"
+    other.mkdir()
+    (other / "spec.json").write_bytes(content)
+    assert [export.id for export in exports.all()] == ["one"]
+    exports.check(lambda identity: None)
+    assert make(replica, tmp_path, Events()).resume() == [], "the other goes on being served"
+    for ask in (exports.get, exports.end):
+        with pytest.raises(ExportRecordDamaged, match=r"other/spec\.json does not say what is exported"):
+            ask("other")
+    assert [event.code for event in events.all] == ["export.record-damaged"], "once"
+    exports.end("one")
+
+
+def test_a_process_whose_number_is_lost_is_shown_and_not_taken_for_ended(
+    replica: Replica, tmp_path: Path
+) -> None:
+    events = Events()
+    exports = make(replica, tmp_path, events)
+    begin(exports, replica, tmp_path)
+    run = tmp_path / "exports" / "one" / "run.json"
+    kept = run.read_bytes()
+    run.write_bytes(b"{")
+    with pytest.raises(ExportRecordDamaged, match=r"run\.json"):
+        read_run(run.parent)
+    assert exports.all()[0].process is None
+    with pytest.raises(ExportRecordDamaged):
+        exports.end("one")
+    assert replica.journal.state().pins, "a point that is still read stays"
+    run.write_bytes(kept)
+    exports.end("one")
+    assert [event.code for event in events.all] == ["export.record-damaged"]

@@ -29,7 +29,12 @@ from secondsite.gateway.messages import (
 from secondsite.gateway.pins import Pins
 from secondsite.gateway.recover import Recovery
 from secondsite.gateway.sockets import SocketPathTooLong
-from secondsite.gateway.testfailover import NoTestFailover, PrerequisitesFailed, TestFailoverRunning
+from secondsite.gateway.testfailover import (
+    NoTestFailover,
+    PrerequisitesFailed,
+    TestFailoverRecordDamaged,
+    TestFailoverRunning,
+)
 from secondsite.journal.keys import VaultKey
 from secondsite.model.ids import DiskId
 from secondsite.model.machines import Mapping, Network
@@ -469,3 +474,25 @@ def test_a_guest_stopped_by_a_lost_export_runs_again(site: Site, stopped: bool) 
         site.wait(lambda: recovered.id not in site.fabric._stopped, "a second resume")
     site.clean_up()
     assert site.events.codes().count("test-failover.resumed") == int(stopped)
+
+
+def test_a_damaged_record_is_told_and_its_machine_keeps_its_export(
+    site: Site, tmp_path: Path, replica: Replica
+) -> None:
+    status = site.start()
+    record = tmp_path / "state" / "test-failovers" / f"{status.id}.json"
+    kept = record.read_bytes()
+    record.write_bytes(kept[:-20])
+    site.recovery.close()
+    with pytest.raises(TestFailoverRecordDamaged, match="cannot be read"):
+        site.recovery.test_failover(status.id)
+    anew = make_site(tmp_path, replica)
+    anew.recovery.resume()
+    try:
+        assert [event.code for event in anew.events.all] == ["test-failover.record-damaged"]
+        assert anew.recovery.test_failovers() == []
+        assert [export.id for export in anew.exports.all()] == [f"test-{status.id}"]
+        record.write_bytes(kept)
+        assert anew.clean_up().state is TestFailoverState.CLEANUP_COMPLETED
+    finally:
+        anew.recovery.close()
