@@ -1,4 +1,7 @@
-"""``python -m bench [NAME...]``: run benchmarks, print a table, write bench/results/latest.json."""
+"""``python -m bench [--quick] [NAME...]``: run benchmarks, print a table, write bench/results/latest.json.
+
+``--quick``: shorter where a bench can be; such figures are printed and not kept.
+"""
 
 from __future__ import annotations
 
@@ -20,12 +23,14 @@ BENCHES = ("first_copy", "cycles", "churn", "journal", "export", "boot", "guest_
 
 def main() -> int:
     """Run the named benches, all without names; 1 when one of them could not run."""
-    names = sys.argv[1:] or list(BENCHES)
+    arguments = sys.argv[1:]
+    quick = "--quick" in arguments
+    names = [argument for argument in arguments if argument != "--quick"] or list(BENCHES)
     unknown = set(names) - set(BENCHES)
     if unknown:
         print(f"there is no bench {', '.join(sorted(unknown))}; there are {', '.join(BENCHES)}")
         return 2
-    report = Report()
+    report = Report(quick=quick)
     failed = 0
     # on a disk, not in memory, unless told otherwise: what is measured ends with a sync. A short name: the
     # lab's sockets lie below it.

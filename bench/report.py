@@ -51,6 +51,7 @@ class Report:
     """Figures of one run, written as they come: a later bench that fails costs none of them."""
 
     figures: list[Figure] = field(default_factory=list)
+    quick: bool = False  # shorter runs, whose figures are not kept
     succeeded: list[str] = field(default_factory=list)  # names of benches that ran to their end
 
     def add(self, *figures: Figure) -> None:
@@ -62,6 +63,8 @@ class Report:
 
     def write(self) -> None:
         """Merge into the results file: figures of benches that were not run stay as they were."""
+        if self.quick:
+            return
         RESULTS.parent.mkdir(exist_ok=True)
         kept = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
         for name in self.succeeded:
