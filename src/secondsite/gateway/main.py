@@ -160,12 +160,12 @@ class Gateway:
             events=self.events,
         )
         socket_dir = config.fabric.socket_dir if config.fabric else config.state_dir / "sockets"
+        if config.fabric is None:  # a fabric makes its own, open to the hypervisor's user
+            socket_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
         recovery = Recovery(
             store=store,
             vault=self._vault,
             exports=exports,
-        if config.fabric is None:  # a fabric makes its own, open to the hypervisor's user
-            socket_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
             state_dir=config.state_dir,
             socket_dir=socket_dir,
             fabric=fabric,

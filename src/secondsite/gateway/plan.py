@@ -122,6 +122,11 @@ def next_step(facts: Facts) -> Step:
     return next(step for step in steps if step is not None)
 
 
+def is_held(us: str, head: TargetHead) -> bool:
+    """Whether another writer is the machine's authority."""
+    return head.claimant is not None and head.claimant != us
+
+
 def _another_writes(facts: Facts) -> Step | None:
     head = facts.head
     if head.claimant is not None and is_held(facts.us, head):
@@ -130,11 +135,6 @@ def _another_writes(facts: Facts) -> Step | None:
 
 
 def _nobody_writes(facts: Facts) -> Step | None:
-def is_held(us: str, head: TargetHead) -> bool:
-    """Whether another writer is the machine's authority."""
-    return head.claimant is not None and head.claimant != us
-
-
     if facts.head.epoch:
         return None
     if facts.pending:
