@@ -24,6 +24,8 @@ from secondsite.model.ids import KeyId, MachineId
 from secondsite.model.points import Claim, PointProposal, SegmentRef
 from secondsite.transfer.errors import LinkDown
 from secondsite.transfer.protocols import (
+    Adoption,
+    AdoptionTerms,
     ClaimRequest,
     CommittedPoint,
     DigestAnswer,
@@ -293,6 +295,10 @@ class SimLink:
 
     def digests(self, query: DigestQuery) -> DigestAnswer:
         answer: DigestAnswer = self._call("digests", lambda receiver: receiver.digests(self._peer, query))
+        return answer
+
+    def adopt(self, terms: AdoptionTerms) -> Adoption:
+        answer: Adoption = self._call("adopt", lambda receiver: receiver.adopt(self._peer, terms))
         return answer
 
     def close(self) -> None:

@@ -72,6 +72,13 @@ COMMANDS: dict[str, str | dict[str, str]] = {
         "status": "secondsite.cli.seeding:status",
         "cancel": "secondsite.cli.seeding:cancel",
     },
+    "adopt": {
+        "": "Begin a machine's first copy with what the other site has already.",
+        "start": "secondsite.cli.adopt:start",
+        "list": "secondsite.cli.adopt:list_adoptions",
+        "status": "secondsite.cli.adopt:status",
+        "cancel": "secondsite.cli.adopt:cancel",
+    },
     "key": {
         "": "Make and check recovery keys.",
         "create": "secondsite.cli.keys:create",

@@ -17,6 +17,7 @@ import msgspec
 
 from secondsite.base.errors import Outcome, RemoteError, SecondsiteError
 from secondsite.base.parse import JSON_ERRORS
+from secondsite.gateway.adoptmessages import AdoptionStatus, AdoptRequest
 from secondsite.gateway.keymessages import FinishRotation, KeyStatus
 from secondsite.gateway.messages import (
     ChallengeReply,
@@ -208,6 +209,24 @@ class GatewayClient:
     def seed_import(self) -> SeedImportStatus:
         """The import that runs, or the last one."""
         return self._request("GET", "/v1/seed-import", SeedImportStatus)
+
+    # adopting an existing copy
+
+    def adopt(self, machine: str, request: AdoptRequest) -> AdoptionStatus:
+        """Begin a machine's first copy with images that are there; poll `adoption`."""
+        return self._request("POST", f"/v1/adoptions/{quote(machine, safe='')}", AdoptionStatus, request)
+
+    def adoption(self, machine: str) -> AdoptionStatus:
+        """A machine's adoption, or its last one."""
+        return self._request("GET", f"/v1/adoptions/{quote(machine, safe='')}", AdoptionStatus)
+
+    def adoptions(self) -> list[AdoptionStatus]:
+        """All of them."""
+        return self._request("GET", "/v1/adoptions", list[AdoptionStatus])
+
+    def cancel_adoption(self, machine: str) -> AdoptionStatus:
+        """Give it up."""
+        return self._request("DELETE", f"/v1/adoptions/{quote(machine, safe='')}", AdoptionStatus)
 
     # replicas
 

@@ -224,6 +224,7 @@ class Compared:
     disks: Mapping[DiskId, RemoteDisk]
     traffic: Traffic
     why_not: str = ""
+    adopted: str = ""  # the adopted copy they are of; empty: they are of a point
 
 
 def open_compare(

@@ -25,6 +25,9 @@ from secondsite.base.clock import Clock
 from secondsite.base.errors import InvalidInput, Outcome, RemoteError, SecondsiteError
 from secondsite.base.parse import JSON_ERRORS
 from secondsite.fabrics.base import Fabric
+from secondsite.gateway.adopt import Adoptions
+from secondsite.gateway.adoptmessages import AdoptRequest
+from secondsite.gateway.adoptroutes import AdoptionRoutes
 from secondsite.gateway.holds import Holds
 from secondsite.gateway.keycontrol import key_routes
 from secondsite.gateway.keyrotation import KeyRotation
@@ -121,6 +124,7 @@ class ControlServices:
     scrubs: Scrubs | None = None
     seed_imports: SeedImports | None = None
     key_rotation: KeyRotation | None = None
+    adoptions: Adoptions | None = None
 
 
 def error_status(error: SecondsiteError) -> int:
@@ -197,6 +201,10 @@ class ControlApi:
             ("GET", "/v1/test-failovers", self.list_test_failovers),
             ("GET", "/v1/operations/{id}", self.operation),
         ]
+        services, read = self._services, lambda request: _body(request, AdoptRequest)
+        table += AdoptionRoutes(
+            services.name, services.adoptions, self._missing, self._recovery, read, _call
+        ).table()
         return [Route(path, handler, methods=[method]) for method, path, handler in table]
 
     # roles

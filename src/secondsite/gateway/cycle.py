@@ -297,11 +297,12 @@ def propose(
     parent: str | None,
     changed_bytes: int,
     tally: Tally | None,
-    fresh: bool = False,
+    fresh: bool | str = False,
 ) -> PointProposal:
     """What the target is asked to commit.
 
-    tally: None: what is sent is not what the machine wrote. fresh: only where there is no point yet.
+    tally: None: what is sent is not what the machine wrote. fresh: only where there is no point yet;
+    a text: over that adopted copy.
     """
     seconds = bench.seconds_since(parent, checkpoint, instant.given_at)
     return PointProposal(

@@ -13,6 +13,7 @@ import queue
 import secrets
 import threading
 from dataclasses import dataclass, field
+from typing import Protocol
 
 import numpy as np
 
@@ -26,8 +27,8 @@ from secondsite.journal.keys import DiskKey
 from secondsite.journal.segment import SegmentHead, SegmentWriter, blocks_of
 from secondsite.model.extents import Extents
 from secondsite.model.ids import DiskId, MachineId, SegmentId
+from secondsite.model.points import SegmentRef
 from secondsite.transfer.errors import TransferCancelled
-from secondsite.transfer.shipping import Shipment
 
 BATCH_BYTES = 4 * MIB
 # Two being encoded, one ready, one being filled.
@@ -37,6 +38,24 @@ BATCH_PIECES_MAX = 1024
 THREADS = 2
 # Rows for zeros in one segment: 64 KiB each, half of what an index may hold.
 ZERO_BYTES_MAX = 2048 * BLOCK_BYTES_MAX
+
+
+class Sink(Protocol):
+    """What takes the segments: a `Shipment`, or a store."""
+
+    @property
+    def epoch(self) -> int:
+        """The epoch they belong to."""
+
+    def add(
+        self,
+        ref: SegmentRef,
+        data: bytes | bytearray | memoryview,
+        *,
+        wait: bool = False,
+        cancel: threading.Event | None = None,
+    ) -> None:
+        """See `Shipment.add`."""
 
 
 @dataclass(eq=False)
@@ -86,7 +105,7 @@ class Encoder:
 
     def __init__(
         self,
-        shipment: Shipment,
+        shipment: Sink,
         *,
         machine: MachineId,
         level: int,

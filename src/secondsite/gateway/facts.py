@@ -32,7 +32,7 @@ def gather(
     for shipment in bench.shipper.shipments(bench.machine):
         note = read_note(shipment)
         if note is not None:
-            seeding = plan.Seeding(shipment.epoch, note.checkpoint, note.resync)
+            seeding = plan.Seeding(shipment.epoch, note.checkpoint, note.resync, note.adopted)
         elif shipment.proposal is None:
             shipment.discard()
     pending = [

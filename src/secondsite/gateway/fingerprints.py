@@ -440,7 +440,7 @@ class _Tables:
         """(sub-blocks, digests) of each segment, in writing order. Raises what a damaged segment raises."""
         for ref in refs:
             reader = open_segment(self._journal, ref, self.keys, disk)
-            where, digests = _rows(reader)
+            where, digests = rows_of(reader)
             if reader.head.disk_size_bytes > disk.size_bytes:
                 # a copy's slice from before the disk shrank: what lies beyond its end is cut off
                 if disk.size_bytes % SUB_BLOCK_BYTES and (where == disk.size_bytes // SUB_BLOCK_BYTES).any():
@@ -466,7 +466,8 @@ class _Tables:
         return self._directory / f"{disk}.digests"
 
 
-def _rows(reader: SegmentReader) -> tuple[Numbers, Digests]:
+def rows_of(reader: SegmentReader) -> tuple[Numbers, Digests]:
+    """(sub-blocks, digests) of all a segment holds, from its index alone."""
     index = reader.index
     counts = -(-index["length"].astype(np.int64) // SUB_BLOCK_BYTES)
     first = index["offset"].astype(np.int64) // SUB_BLOCK_BYTES

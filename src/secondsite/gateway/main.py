@@ -20,6 +20,8 @@ from secondsite.base.errors import InvalidInput
 from secondsite.base.memory import give_back_large_buffers
 from secondsite.base.units import MIB
 from secondsite.fabrics.base import Fabric
+from secondsite.gateway.adopt import Adoptions
+from secondsite.gateway.adoptroom import TargetSite
 from secondsite.gateway.basehost import end_idle
 from secondsite.gateway.bases import base_opener, bases_under
 from secondsite.gateway.certificates import CertificateWatch
@@ -92,7 +94,7 @@ class Gateway:
         try:
             fabric = self._open_fabric()
             store = open_checked(config, clock=self.clock, events=self.events)
-            recovery = holds = reports = scrubs = seed_imports = None
+            recovery = holds = reports = scrubs = seed_imports = adoptions = None
             if store is not None:
                 self._stop.callback(store.close)
                 recovery = self._open_recovery(store, fabric)
@@ -101,7 +103,8 @@ class Gateway:
                 holds = self._open_holds(recovery, retention)
                 if retention is not None:
                     reports = RetentionReports(recovery.journal, retention, clock=self.clock)
-                    seed_imports = self._open_target(store, retention)
+                    adoptions = self._open_adoptions(store, fabric)
+                    seed_imports = self._open_target(store, retention, adoptions)
             if fabric is not None and config.peers:
                 self.protections = self._open_source(fabric)
             watch = CertificateWatch(config.tls.files(), self._reloads, clock=self.clock, events=self.events)
@@ -128,6 +131,7 @@ class Gateway:
                 reports=reports,
                 scrubs=scrubs,
                 seed_imports=seed_imports,
+                adoptions=adoptions,
             )
             server = serve_control(services, config.control_socket)
             self._stop.callback(server.stop)
@@ -241,7 +245,25 @@ class Gateway:
             released=retention.look_now if retention else lambda: None,
         )
 
-    def _open_target(self, store: ObjectStore, retention: Retention) -> SeedImports:
+    def _open_adoptions(self, store: ObjectStore, fabric: Fabric | None) -> Adoptions:
+        config = self._config
+        volumes = (local_directory(store.url), config.base_dir)
+        adoptions = Adoptions(
+            store,
+            vault=self._vault,
+            state_dir=config.state_dir,
+            cache_dir=config.cache_dir,
+            site=TargetSite(
+                fabric.machines if fabric is not None else list, [path for path in volumes if path]
+            ),
+            clock=self.clock,
+            events=self.events,
+        )
+        adoptions.start()
+        self._stop.callback(adoptions.close)
+        return adoptions
+
+    def _open_target(self, store: ObjectStore, retention: Retention, adoptions: Adoptions) -> SeedImports:
         config = self._config
         assert config.listen is not None
 
@@ -270,6 +292,7 @@ class Gateway:
             on_commit=committed,
             digests=DigestService(fingerprints, vault=self._vault, bases_of=base_opener, clock=self.clock),
             repairs=self._repairs.wanted,
+            adoptions=adoptions,
         )
         server = IngestServer(
             receiver,

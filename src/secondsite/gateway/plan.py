@@ -11,7 +11,7 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from secondsite.transfer.protocols import TargetHead
+from secondsite.transfer.protocols import Adoption, TargetHead
 
 # Rule 9: the last committed, the newest, and at most four between them.
 CHECKPOINTS_BETWEEN_MAX = 4
@@ -46,6 +46,7 @@ class Seeding:
     epoch: int
     checkpoint: str  # changes of every slice are counted from it
     resync: bool
+    adopted: str = ""  # the adopted copy it was compared with
 
 
 @dataclass(frozen=True)
@@ -97,6 +98,13 @@ class DropSeeding:
 
 
 @dataclass(frozen=True)
+class Adopt:
+    """The target was given a copy to begin with: come to terms, and wait until it is ready."""
+
+    adoption: Adoption
+
+
+@dataclass(frozen=True)
 class Copy:
     """Read everything in slices, closed by increments; `resync`: the target holds an older state."""
 
@@ -113,7 +121,7 @@ class Cycle:
     parent: str
 
 
-Step = Claim | Hold | Drop | Settle | DropSeeding | Copy | Cycle
+Step = Claim | Hold | Drop | Settle | Adopt | DropSeeding | Copy | Cycle
 
 
 def next_step(facts: Facts) -> Step:
@@ -142,6 +150,13 @@ def _nobody_writes(facts: Facts) -> Step | None:
     return Claim("first copy")
 
 
+def _adopted_copy(facts: Facts) -> Step | None:
+    adoption = facts.head.adoption
+    if adoption is None or adoption.ready or facts.pending or facts.head.point is not None:
+        return None  # a first copy that is whole already is sent
+    return Adopt(adoption)
+
+
 def _interrupted(facts: Facts) -> Step | None:
     seeding = facts.seeding
     if seeding is None:
@@ -150,6 +165,10 @@ def _interrupted(facts: Facts) -> Step | None:
         return DropSeeding("the target has moved on")
     if not seeding.resync and facts.head.point is not None:
         return DropSeeding("the target has a point that came another way")
+    adopted = facts.head.adoption.id if facts.head.adoption is not None else ""
+    if not seeding.resync and seeding.adopted != adopted:
+        lacks = "the target has a copy to begin with now: only what differs from it is sent"
+        return DropSeeding(lacks if adopted else "the adopted copy it was compared with is gone")
     if seeding.checkpoint not in facts.checkpoints:
         return DropSeeding(facts.lost or "the checkpoint its slices are counted from is gone")
     return Copy(resync=seeding.resync, resume=True)
@@ -250,6 +269,7 @@ RULES: tuple[Callable[[Facts], Step | None], ...] = (
     _another_writes,
     _nobody_writes,
     _unfit,
+    _adopted_copy,
     _interrupted,
     _nothing_there,
     _untracked,

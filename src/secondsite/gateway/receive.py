@@ -14,13 +14,16 @@ from __future__ import annotations
 import contextlib
 import threading
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from typing import Protocol
 
 import msgspec
 
 from secondsite.base.clock import Clock
 from secondsite.base.crash import crash_point, mark
 from secondsite.base.errors import SecondsiteError
+from secondsite.gateway.adopterrors import AdoptionGone
 from secondsite.gateway.intake import Upload, is_present, key_of
 from secondsite.gateway.keyrules import check_sealer, is_same_key, name_of_wrapped
 from secondsite.journal.chain import FingerprintsOf, Head, Journal
@@ -33,6 +36,8 @@ from secondsite.model.ids import KeyId, MachineId
 from secondsite.model.points import Claim, Point, PointProposal
 from secondsite.transfer.errors import ClaimRefused, DigestsRefused, PeerNotAllowed, SegmentConflict
 from secondsite.transfer.protocols import (
+    Adoption,
+    AdoptionTerms,
     ClaimRequest,
     CommittedPoint,
     DigestAnswer,
@@ -64,6 +69,25 @@ class PeerRule:
         return self.machines is None or machine in self.machines
 
 
+class AdoptedCopies(Protocol):
+    """What a receiver asks about copies that first copies begin with (`adopt.Adoptions`)."""
+
+    def offered(self, machine: MachineId) -> Adoption | None:
+        """What a source is told of, where the machine has no point yet."""
+
+    def accept(self, journal: Journal, epoch: int, terms: AdoptionTerms) -> Adoption:
+        """Make it ready for the writer in `epoch`. Raises AdoptionGone, AdoptionRefused."""
+
+    def digests(self, query: DigestQuery) -> DigestAnswer:
+        """Of the copy. Raises DigestsNotReady, DigestsRefused."""
+
+    def under(self, journal: Journal, proposal: PointProposal) -> AbstractContextManager[PointProposal]:
+        """The proposal with the copy beneath; nobody takes that away inside. Raises AdoptionGone."""
+
+    def committed(self, journal: Journal, proposal: PointProposal, point: Point) -> None:
+        """The machine has a point, perhaps for the first time; must not block."""
+
+
 class GatewayReceiver:
     """Implements `transfer.protocols.Receiver` on an object store. Thread-safe.
 
@@ -72,6 +96,7 @@ class GatewayReceiver:
     on_commit: called after each new or repeated commit, from the connection's thread; must not block.
     digests: answers hash compare (`fingerprints.Fingerprints.digests`).
     repairs: what is missing of a machine's newest point (`repair.Repairs.wanted`).
+    adoptions: copies that first copies may begin with.
     """
 
     def __init__(
@@ -86,6 +111,7 @@ class GatewayReceiver:
         on_commit: Callable[[Journal, Point], None] | None = None,
         digests: Callable[[Journal, DigestQuery], DigestAnswer] | None = None,
         repairs: Callable[[MachineId], Repair | None] | None = None,
+        adoptions: AdoptedCopies | None = None,
     ) -> None:
         self._store = store
         self._vault = vault
@@ -96,6 +122,7 @@ class GatewayReceiver:
         self._on_commit = on_commit
         self._digests = digests
         self._repairs = repairs
+        self._adoptions = adoptions
         self._lock = threading.Lock()
         self._machines: dict[MachineId, _Machine] = {}
 
@@ -120,6 +147,7 @@ class GatewayReceiver:
         self.authorise(peer, machine)
         machine_state = self._machine(machine)
         head = machine_state.fresh_head()
+        adoption = self._adoptions.offered(machine) if self._adoptions and head.point is None else None
         return TargetHead(
             machine=machine,
             number=head.number,
@@ -127,6 +155,7 @@ class GatewayReceiver:
             epoch=head.epoch,
             claimant=machine_state.writer(head),
             point=self._answer(head.point) if head.point else None,
+            adoption=adoption,
         )
 
     def segment_offset(self, peer: Peer, name: SegmentName) -> tuple[int, bool]:
@@ -209,7 +238,8 @@ class GatewayReceiver:
                 if head.claim is not None:
                     machine.keep_writer(head.claim)
                 fingerprints = self._fingerprints(machine.journal) if self._fingerprints else None
-                point = machine.journal.commit(proposal, clock=self._clock, fingerprints=fingerprints)
+                with self._under(machine.journal, proposal) as whole:
+                    point = machine.journal.commit(whole, clock=self._clock, fingerprints=fingerprints)
             except SecondsiteError as error:
                 severity = Severity.INFORMATION if error.retryable else Severity.WARNING
                 text = f"a point of {proposal.machine_name} was refused: {error}"
@@ -220,6 +250,8 @@ class GatewayReceiver:
             crash_point(AFTER_COMMIT)
             if self._on_commit is not None:
                 self._on_commit(machine.journal, point)
+            if self._adoptions is not None:
+                self._adoptions.committed(machine.journal, proposal, point)
         self._events.emit(
             "receive.committed",
             Severity.INFORMATION,
@@ -229,6 +261,13 @@ class GatewayReceiver:
             sent_bytes=point.sent_bytes,
         )
         return self._answer(point)
+
+    def _under(self, journal: Journal, proposal: PointProposal) -> AbstractContextManager[PointProposal]:
+        if not isinstance(proposal.fresh, str):
+            return nullcontext(proposal)
+        if self._adoptions is None:
+            raise AdoptionGone(machine=proposal.machine_name, why="this gateway adopts no copies")
+        return self._adoptions.under(journal, proposal)
 
     def _answer(self, point: Point) -> CommittedPoint:
         """A point as the source is told of it, with what is missing of it."""
@@ -240,10 +279,21 @@ class GatewayReceiver:
         machine = self._machine(query.machine)
         head = machine.fresh_head()
         self._check_writer(peer, query.machine, head.epoch, head)
+        if not query.point and self._adoptions is not None:
+            return self._adoptions.digests(query)
         if self._digests is None:
             why = "this gateway keeps no digests"
             raise DigestsRefused(disk=query.disk, point=query.point, why=why)
         return self._digests(machine.journal, query)
+
+    def adopt(self, peer: Peer, terms: AdoptionTerms) -> Adoption:
+        """See `Receiver`. For the writer alone, once it has put its keys."""
+        machine = self._machine(terms.machine)
+        head = machine.fresh_head()
+        self._check_writer(peer, terms.machine, head.epoch, head)
+        if self._adoptions is None or head.point is not None:
+            raise AdoptionGone(machine=terms.machine, why="there is none, or the machine has a point")
+        return self._adoptions.accept(machine.journal, head.epoch, terms)
 
     def _check_writer(self, peer: Peer, machine: MachineId, epoch: int, head: Head) -> None:
         """Raise unless `peer` is who writes the machine in `epoch`, now."""

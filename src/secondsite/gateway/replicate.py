@@ -26,7 +26,7 @@ from secondsite.gateway.cycle import Bench, Captured, DisksAppeared, TooMuchUntr
 from secondsite.gateway.facts import drop_copy, drop_sealed, gather
 from secondsite.gateway.healing import ClockWatch, Healing
 from secondsite.gateway.messages import PointTaken
-from secondsite.gateway.resync import open_resync, tell_resynced
+from secondsite.gateway.resync import come_to_terms, look_for_adoption, open_compared, tell_compared
 from secondsite.gateway.seed import Progress, Seed, read_note
 from secondsite.gateway.seedexport import SeedExport
 from secondsite.gateway.status import Board
@@ -272,6 +272,9 @@ class Replication:
                 drop_sealed(self._bench, sealed[-count:], why)
             case plan.DropSeeding(why):
                 drop_copy(self._bench, why)
+            case plan.Adopt(adoption):
+                send_keys(self._link, self._bench, self._wrapped_keys)
+                return come_to_terms(self._bench, self._link, self.board, adoption, self._stop)
             case plan.Copy():
                 send_keys(self._link, self._bench, self._wrapped_keys)
                 self._copy(step, head)
@@ -321,12 +324,9 @@ class Replication:
         progress = Progress(self._clock)
         self.board.progress = progress
         shipment = next((s for s in self._shipments() if read_note(s) is not None), None)
-        compared = None
-        if step.resync and head.point is not None:
-            known = self._committed == head.point or self._bench.expect_tables(head.point)
-            compared = open_resync(
-                self._bench, self._link, self.board, head.point, step, known=known, cancel=self._stop
-            )
+        compared = open_compared(
+            self._bench, self._link, self.board, head, step, committed=self._committed, cancel=self._stop
+        )
         if not step.resume:
             self._checkpoints.drop_all()
         seed = Seed(
@@ -338,9 +338,10 @@ class Replication:
             cancel=self._stop,
             on_wait=self._waiting_for_room,
             compared=compared,
+            before_slice=look_for_adoption(self._bench, self._link, head),
         )
         captured = seed.run(shipment if step.resume else None)
-        tell_resynced(self._bench, progress, captured, compared)
+        tell_compared(self._bench, progress, captured, compared)
         self._sealed(captured, self._line.generation)
         with self._changed:
             while self._line.pending and not self._stop.is_set():

@@ -1,18 +1,59 @@
-"""What surrounds a resynchronisation: whether it can be compared, and what is told before and after."""
+"""What surrounds a comparison of everything: whether it can be done, and what is told before and after.
+
+Compared is a resynchronisation with the target's newest point, and a first copy with what the target adopted.
+"""
 
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 
 from secondsite.base.errors import SecondsiteError
 from secondsite.base.units import format_bytes
 from secondsite.gateway import plan
-from secondsite.gateway.compare import Compared, open_compare
+from secondsite.gateway.adopterrors import AdoptionGone, AdoptionOffered, AdoptionRefused
+from secondsite.gateway.compare import Compared, RemoteDisk, Traffic, open_compare
 from secondsite.gateway.cycle import Bench, Captured
 from secondsite.gateway.seed import Progress
 from secondsite.gateway.status import Board
 from secondsite.model.events import Severity
-from secondsite.transfer.protocols import CommittedPoint, Link
+from secondsite.model.ids import DiskId
+from secondsite.model.points import DiskState
+from secondsite.model.states import ItemEvent, ItemState
+from secondsite.transfer.errors import DigestsNotReady
+from secondsite.transfer.protocols import (
+    Adoption,
+    AdoptionTerms,
+    CommittedPoint,
+    Link,
+    TargetHead,
+    error_code,
+)
+
+# How often a target is asked whether the copy it adopts is ready.
+AWAIT_SECONDS = 1.0
+
+
+def open_compared(
+    bench: Bench,
+    link: Link,
+    board: Board,
+    head: TargetHead,
+    step: plan.Copy,
+    *,
+    committed: CommittedPoint | None,
+    cancel: threading.Event,
+) -> Compared | None:
+    """What a copy is compared with; None: with nothing. committed: the point the tables speak of, if known.
+
+    Raises what the link raises.
+    """
+    if head.point is None:
+        return None if head.adoption is None else open_adopted(bench, link, board, head.adoption, cancel)
+    if not step.resync:
+        return None
+    known = committed == head.point or bench.expect_tables(head.point)
+    return open_resync(bench, link, board, head.point, step, known=known, cancel=cancel)
 
 
 def open_resync(
@@ -57,17 +98,96 @@ def open_resync(
     return compared
 
 
-def tell_resynced(bench: Bench, progress: Progress, captured: Captured, compared: Compared | None) -> None:
-    """What a resynchronisation came to; nothing of a first copy."""
+# -- adopted copies -------------------------------------------------------------------------------
+
+
+def come_to_terms(
+    bench: Bench, link: Link, board: Board, adoption: Adoption, cancel: threading.Event
+) -> bool:
+    """Have the target make the copy ready, and wait a moment; False when there is none to wait for.
+
+    The keys must be there. Raises what the link raises.
+    """
+    disks = tuple(
+        DiskState(id=disk.id, size_bytes=disk.size_bytes, key_id=bench.keys[disk.id].id)
+        for disk in bench.source.machine.disks
+        if disk.id in bench.keys
+    )
+    try:
+        now = link.adopt(AdoptionTerms(machine=bench.machine, id=adoption.id, disks=disks))
+    except SecondsiteError as error:
+        if error_code(error) not in {AdoptionRefused.code, AdoptionGone.code}:
+            raise
+        text = f"{error} The first copy of {bench.name} goes over the network."
+        bench.events.emit(error_code(error), Severity.WARNING, text, machine=bench.machine)
+        return False
+    if board.state is not ItemState.INITIAL_REPLICATION:
+        board.move(ItemEvent.FIRST_COPY_BEGUN)
+    if not now.ready:
+        done = f"{format_bytes(now.done_bytes)} of {format_bytes(now.total_bytes)}"
+        board.warn(
+            "replicate.adoption-awaited",
+            f"{board.peer} takes over the copy that {bench.name} begins with: {done}.",
+        )
+        bench.clock.wait(cancel, AWAIT_SECONDS)
+    return True
+
+
+def open_adopted(
+    bench: Bench, link: Link, board: Board, adoption: Adoption, cancel: threading.Event
+) -> Compared:
+    """The copy to compare with, which is ready. Raises what the link raises, DigestsNotReady."""
+    known = {disk.id: disk for disk in adoption.disks}
+    if any(disk in bench.keys and bench.keys[disk].id != known[disk].key_id for disk in known):
+        come_to_terms(bench, link, board, adoption, cancel)  # sealed with keys of before: anew
+        raise DigestsNotReady(disk=", ".join(known), point=0, why="the copy is sealed with other keys")
+    traffic = Traffic()
+    disks: dict[DiskId, RemoteDisk] = {}
+    for disk in adoption.disks:
+        if disk.key_id is not None:
+            state = DiskState(id=disk.id, size_bytes=disk.size_bytes, key_id=disk.key_id)
+            disks[disk.id] = RemoteDisk(link, bench.machine, state, 0, traffic=traffic)
+    board.well()
+    text = (
+        f"the first copy of {bench.name} is compared with a copy of {', '.join(disks)} that {board.peer} has "
+        f"({format_bytes(adoption.total_bytes)}), and only differences are sent"
+    )
+    bench.events.emit("replicate.adopting", Severity.INFORMATION, text, machine=bench.machine)
+    return Compared(disks, traffic, adopted=adoption.id)
+
+
+def look_for_adoption(bench: Bench, link: Link, head: TargetHead) -> Callable[[], None]:
+    """To be called between slices: raises AdoptionOffered when the target got a copy to begin with meanwhile.
+
+    head: as the copy began.
+    """
+    known = head.adoption.id if head.adoption is not None else ""
+
+    def look() -> None:
+        if head.point is not None:
+            return
+        try:
+            now = link.head(bench.machine)
+        except SecondsiteError:
+            return  # the link is down: the copy goes on into the cache
+        if now.point is None and now.adoption is not None and now.adoption.id != known:
+            raise AdoptionOffered(machine=bench.name)
+
+    return look
+
+
+def tell_compared(bench: Bench, progress: Progress, captured: Captured, compared: Compared | None) -> None:
+    """What a comparison came to; nothing of a copy that is compared with nothing."""
     if compared is None or progress.differed_bytes is None:
         return
+    kind = "first copy over an adopted one" if compared.adopted else "resync"
     text = (
-        f"resync: {format_bytes(progress.differed_bytes)} of {format_bytes(progress.done_bytes)} differed "
+        f"{kind}: {format_bytes(progress.differed_bytes)} of {format_bytes(progress.done_bytes)} differed "
         f"on {bench.name}; {format_bytes(captured.sent_bytes)} were sent, and "
         f"{format_bytes(compared.traffic.bytes)} of digests read"
     )
     bench.events.emit(
-        "replicate.resynced",
+        "replicate.adopted" if compared.adopted else "replicate.resynced",
         Severity.INFORMATION,
         text,
         machine=bench.machine,

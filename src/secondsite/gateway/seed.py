@@ -8,6 +8,7 @@ gateway that was killed goes on there while the checkpoint lives.
 A resynchronisation is the same over what the target holds: each slice is compared with the target's digests
 of its newest point (`compare`), and only what differs is sent; holes that are none at the target are sent as
 zeros (rule 12). Where the target cannot answer, the sub-block table drops what it knows to be unchanged.
+A first copy whose target adopted a copy of some disks (`adopt`) does so with those, and with the others not.
 
 What a killed copy had sent after its last note is dropped when it goes on (`Shipper.reopen`): it would lie in
 the point under what the same slice, read again, finds to be equal at the target and does not send.
@@ -72,7 +73,8 @@ class SeedNote(msgspec.Struct, frozen=True, kw_only=True):
     sizes: dict[str, int] = {}  # of the disks, as the slices and increments so far saw them
     done_bytes: int = 0
     total_bytes: int = 0
-    differed_bytes: int = 0  # of those done, in a resynchronisation
+    differed_bytes: int = 0  # of those done, in a comparison
+    adopted: str = ""  # the adopted copy it is compared with
 
 
 def read_note(shipment: Shipment) -> SeedNote | None:
@@ -136,12 +138,13 @@ class Seed:
         cancel: threading.Event,
         on_wait: Callable[[bool], None],
         compared: Compared | None = None,
+        before_slice: Callable[[], None] = lambda: None,
         slice_bytes: int = SLICE_BYTES,
         slice_seconds: float = SLICE_SECONDS,
     ) -> None:
         """fresh: the target holds nothing. on_wait: told when the copy begins and ends to wait for room.
 
-        compared: what the target holds, if it can say so.
+        compared: what the target holds, if it can say so. before_slice: may raise, to end the copy.
         """
         self._bench = bench
         self._epoch = epoch
@@ -151,6 +154,8 @@ class Seed:
         self._cancel = cancel
         self._on_wait = on_wait
         self._compared = compared.disks if compared is not None else {}
+        self._adopted = compared.adopted if compared is not None else ""
+        self._before_slice = before_slice
         self._comparisons: dict[DiskId, Comparison] = {}
         self._slice_bytes = slice_bytes
         self._slice_seconds = slice_seconds
@@ -189,6 +194,7 @@ class Seed:
             progress.total_bytes = note.total_bytes
         while note is None or note.disk < len(note.sizes):
             self._wait_for_room()
+            self._before_slice()
             checkpoint = self._name_checkpoint() if note is None else None
             with self._bench.source.capture(
                 since=None, checkpoint=checkpoint, quiesce=Quiesce.NONE
@@ -203,7 +209,7 @@ class Seed:
                     self._begin_logs(capture, resumed=resumed)
                 note = self._slice(capture, encoder, note)
             encoder.flush()
-            if note.resync:
+            if note.resync or note.adopted:
                 differed = differed_before + encoder.kept_bytes
                 note = msgspec.structs.replace(note, differed_bytes=differed)
                 self._progress.differed_bytes = differed
@@ -225,7 +231,13 @@ class Seed:
         total = sum(disk.changed().total_bytes for disk in capture.disks)
         self._progress.total_bytes = total
         sizes: dict[str, int] = {disk.id: disk.size_bytes for disk in capture.disks}
-        return SeedNote(checkpoint=checkpoint, resync=not self._fresh, sizes=sizes, total_bytes=total)
+        return SeedNote(
+            checkpoint=checkpoint,
+            resync=not self._fresh,
+            adopted=self._adopted,
+            sizes=sizes,
+            total_bytes=total,
+        )
 
     def _begin_logs(self, capture: Capture, *, resumed: bool) -> None:
         self._logs.whole = not resumed
@@ -292,7 +304,7 @@ class Seed:
         return goal, full
 
     def _holes(self, encoder: Encoder, track: DiskTrack, start: int, end: int) -> None:
-        if not self._fresh and start < end:
+        if start < end and (not self._fresh or track.comparison is not None):
             encoder.zeros(track, start, end - start)
 
     def _at(self, note: SeedNote, disk: int, offset: int) -> SeedNote:
@@ -345,7 +357,7 @@ class Seed:
             checkpoint=name,
             parent=None,
             changed_bytes=self._progress.done_bytes + changed_all,
-            fresh=self._fresh,
+            fresh=(self._adopted or True) if self._fresh else False,
             tally=encoder.tally,
         )
         shipment.seal(proposal, wait=True, cancel=self._cancel)

@@ -25,7 +25,14 @@ from secondsite.model.points import PointProposal
 from secondsite.transfer import wire
 from secondsite.transfer.errors import CertificateRefused, ProtocolViolation
 from secondsite.transfer.http import REASONS, Head, Wire, format_head
-from secondsite.transfer.protocols import ClaimRequest, DigestQuery, Peer, Receiver, SegmentName
+from secondsite.transfer.protocols import (
+    AdoptionTerms,
+    ClaimRequest,
+    DigestQuery,
+    Peer,
+    Receiver,
+    SegmentName,
+)
 from secondsite.transfer.tls import (
     Revocation,
     TlsFiles,
@@ -328,6 +335,10 @@ class _Exchange:
                 wire.check_digests(query, route.machine, peer=peer.name)
                 answer = msgspec.msgpack.encode(self._receiver.digests(peer, query))
                 return Answer(200, answer, {"content-type": "application/msgpack"})
+            case "adoption":
+                terms = wire.decode(self._body(wire.ADOPTION_BYTES_MAX), AdoptionTerms, peer=peer.name)
+                wire.check_terms(terms, route.machine, peer=peer.name)
+                return _json(200, self._receiver.adopt(peer, terms))
         assert route.segment is not None
         if method == "HEAD":
             offset, complete = self._receiver.segment_offset(peer, route.segment)

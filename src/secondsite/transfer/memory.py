@@ -11,6 +11,8 @@ from secondsite.model.points import Claim, PointProposal, SegmentRef
 from secondsite.transfer import wire
 from secondsite.transfer.errors import LinkDown, TransferCancelled
 from secondsite.transfer.protocols import (
+    Adoption,
+    AdoptionTerms,
     ClaimRequest,
     CommittedPoint,
     DigestAnswer,
@@ -94,6 +96,12 @@ class MemoryLink:
         self._up()
         wire.check_digests(query, query.machine, peer=self._peer.name)
         return self._receiver.digests(self._peer, query)
+
+    def adopt(self, terms: AdoptionTerms) -> Adoption:
+        """See `Link`."""
+        self._up()
+        wire.check_terms(terms, terms.machine, peer=self._peer.name)
+        return self._receiver.adopt(self._peer, terms)
 
     def close(self) -> None:
         """See `Link`."""

@@ -94,6 +94,36 @@ class CommittedPoint(msgspec.Struct, frozen=True, kw_only=True):
         )
 
 
+class AdoptedDisk(msgspec.Struct, frozen=True, kw_only=True):
+    """One disk of an adopted copy."""
+
+    id: DiskId
+    size_bytes: int
+    key_id: KeyId | None = None  # it is sealed with; None: not known yet
+
+
+class Adoption(msgspec.Struct, frozen=True, kw_only=True):
+    """A copy the target was given to begin with: no point, read by nobody, compared with by a first copy.
+
+    The source comes to terms with it (`AdoptionTerms`), waits until it is ready, and names it in the proposal
+    of the first point (`PointProposal.fresh`), which then holds the copy and what was sent over it.
+    """
+
+    id: str  # 32 hexadecimal digits
+    disks: tuple[AdoptedDisk, ...]
+    ready: bool = False  # sealed, and its digests can be asked for (`DigestQuery`, point 0)
+    done_bytes: int = 0  # of the copy, sealed so far
+    total_bytes: int = 0
+
+
+class AdoptionTerms(msgspec.Struct, frozen=True, kw_only=True):
+    """A source's disks and their data keys, with which the copy is to be sealed."""
+
+    machine: MachineId
+    id: str  # of the adoption
+    disks: tuple[DiskState, ...]
+
+
 class TargetHead(msgspec.Struct, frozen=True, kw_only=True):
     """Where a machine's journal stands at the target; number 0 and epoch 0: nothing there yet."""
 
@@ -103,6 +133,7 @@ class TargetHead(msgspec.Struct, frozen=True, kw_only=True):
     epoch: int = 0
     claimant: str | None = None  # who may write in that epoch
     point: CommittedPoint | None = None  # the newest point that counts, of any epoch
+    adoption: Adoption | None = None  # what a first copy may begin with; None where there is a point
 
     @property
     def point_in_epoch(self) -> CommittedPoint | None:
@@ -123,6 +154,8 @@ class ClaimRequest(msgspec.Struct, frozen=True, kw_only=True):
 
 class DigestQuery(msgspec.Struct, frozen=True, kw_only=True):
     """What does the target hold of a disk, as of a point? For hash compare (`journal.compare`).
+
+    Point 0 is the adopted copy, where there is no point yet.
 
     Level "sums" asks for the sums of `count` ranges of 1 MiB from number `first` on; level "values" for 64
     bits of each 4 KiB of the `ranges`, ascending. From the target's digest table, which holds the newest
@@ -178,6 +211,12 @@ class Link(Protocol):
     def digests(self, query: DigestQuery) -> DigestAnswer:
         """What the target holds. Codes: ``digests.not-ready`` (ask again), ``digests.other-state``."""
 
+    def adopt(self, terms: AdoptionTerms) -> Adoption:
+        """Have the copy that `TargetHead.adoption` names made ready, or see how far it is; ask again.
+
+        Codes: ``adopt.refused`` (it does not fit the disks and is not offered any more), ``adopt.gone``.
+        """
+
     def close(self) -> None:
         """End the connections; calls in progress fail."""
 
@@ -227,6 +266,9 @@ class Receiver(Protocol):
 
     def digests(self, peer: Peer, query: DigestQuery) -> DigestAnswer:
         """Answer from the digest table, or from the stored data."""
+
+    def adopt(self, peer: Peer, terms: AdoptionTerms) -> Adoption:
+        """Make an adopted copy ready for the peer's first copy; says how far it is."""
 
 
 def can_retry(error: SecondsiteError) -> bool:

@@ -8,6 +8,7 @@
     POST /v1/machines/{m}/claims       ClaimRequest          -> Claim
     POST /v1/machines/{m}/points       PointProposal         -> CommittedPoint
     POST /v1/machines/{m}/digests      DigestQuery           -> DigestAnswer, both MessagePack
+    POST /v1/machines/{m}/adoption     AdoptionTerms         -> Adoption
 
 Bodies but segments, keys and digests are JSON; an error's body is `SecondsiteError.as_dict()`.
 """
@@ -27,7 +28,7 @@ from secondsite.base.units import KIB, MIB
 from secondsite.model.ids import KeyId, MachineId, disk_id, key_id, machine_id, segment_id
 from secondsite.model.points import PointProposal
 from secondsite.transfer.errors import CertificateRefused, PeerNotAllowed, ProtocolViolation
-from secondsite.transfer.protocols import ClaimRequest, DigestQuery, SegmentName
+from secondsite.transfer.protocols import AdoptionTerms, ClaimRequest, DigestQuery, SegmentName
 
 PORT = 9443
 # A segment holds at most 16 MiB of data, and blocks that do not shrink are stored as they are: sealing, index
@@ -49,6 +50,10 @@ VALUES_MAX = 256
 REREAD_MAX = 64
 RANGE_NUMBER_MAX = 2**43  # of the largest size an image may have, 2^63 bytes
 
+# Tens of disks, some hundred bytes each.
+ADOPTION_BYTES_MAX = 64 * KIB
+
+_OF_MACHINES = ("head", "claims", "points", "digests", "adoption")
 _HEX64 = re.compile(r"[0-9a-f]{64}\Z")
 _HEX32 = re.compile(r"[0-9a-f]{32}\Z")
 _EPOCH = re.compile(r"[1-9]\d{0,7}\Z")
@@ -59,7 +64,7 @@ T = TypeVar("T")
 class Route(msgspec.Struct, frozen=True, kw_only=True):
     """A request's target, parsed."""
 
-    kind: str  # "health", "head", "segment", "key", "claims", "points" or "digests"
+    kind: str  # "health", "head", "segment", "key", "claims", "points", "digests" or "adoption"
     machine: MachineId = MachineId("")
     segment: SegmentName | None = None
     key: KeyId = KeyId("")
@@ -73,6 +78,7 @@ METHODS = {
     "claims": ("POST",),
     "points": ("POST",),
     "digests": ("POST",),
+    "adoption": ("POST",),
 }
 
 
@@ -81,7 +87,7 @@ def parse_target(target: str) -> Route | None:
     match target.split("/"):
         case ["", "v1", "health"]:
             return Route(kind="health")
-        case ["", "v1", "machines", machine, "head" | "claims" | "points" | "digests" as kind]:
+        case ["", "v1", "machines", machine, kind] if kind in _OF_MACHINES:
             return Route(kind=kind, machine=_machine(machine))
         case ["", "v1", "machines", machine, "keys", key]:
             return Route(kind="key", machine=_machine(machine), key=key_id(key))
@@ -144,8 +150,19 @@ def check_digests(query: DigestQuery, machine: MachineId, *, peer: str) -> None:
         fits = fits and all(a < b for a, b in itertools.pairwise(query.ranges))
     if query.reread:
         limit = REREAD_MAX
-    if not fits or not 0 < asked <= limit or last > RANGE_NUMBER_MAX or not 0 < query.point < 10**16:
+    if not fits or not 0 < asked <= limit or last > RANGE_NUMBER_MAX or not 0 <= query.point < 10**16:
         raise ProtocolViolation(peer=peer, why="a query of digests that is out of its range")
+
+
+def check_terms(terms: AdoptionTerms, machine: MachineId, *, peer: str) -> None:
+    """Raise ProtocolViolation or InvalidInput unless the terms are of their URL's machine and make sense."""
+    if terms.machine != machine:
+        raise ProtocolViolation(peer=peer, why="the terms are of another machine than their URL")
+    sizes = {disk_id(disk.id): disk.size_bytes for disk in terms.disks}
+    if not sizes or len(sizes) != len(terms.disks) or min(sizes.values()) < 0 or not _HEX32.match(terms.id):
+        raise ProtocolViolation(peer=peer, why="the terms' disks or id do not fit together")
+    for disk in terms.disks:
+        key_id(disk.key_id)
 
 
 def check_claim(request: ClaimRequest, machine: MachineId, *, peer: str) -> None:
@@ -172,6 +189,8 @@ def check_proposal(proposal: PointProposal, machine: MachineId, *, peer: str) ->
         raise ProtocolViolation(peer=peer, why="a name in the point is too long")
     if not _is_time(proposal.asked_at) or not _is_time(proposal.given_at):
         raise ProtocolViolation(peer=peer, why="a time of the point does not parse")
+    if isinstance(proposal.fresh, str) and not _HEX32.match(proposal.fresh):
+        raise ProtocolViolation(peer=peer, why="the adopted copy's id does not parse")
     sizes = {disk_id(disk.id): disk.size_bytes for disk in proposal.disks}
     if not sizes or len(sizes) != len(proposal.disks) or min(sizes.values()) < 0:
         raise ProtocolViolation(peer=peer, why="the point's disks do not fit together")

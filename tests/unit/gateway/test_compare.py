@@ -106,7 +106,7 @@ def query(**changes: object) -> DigestQuery:
         {"version": 2},
         {"disk": "../x"},
         {"key_id": "zz"},
-        {"point": 0},
+        {"point": -1},
         {"point": 10**16},
         {"count": 0},
         {"count": wire.SUMS_MAX + 1},
