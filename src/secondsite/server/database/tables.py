@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
-from secondsite.server.database import tables_calls, tables_identity, tables_jobs, tables_people
+from secondsite.server.database import (
+    tables_calls,
+    tables_identity,
+    tables_inventory,
+    tables_jobs,
+    tables_people,
+)
 from secondsite.server.database.metadata import METADATA
 
-__all__ = ["METADATA", "tables_calls", "tables_identity", "tables_jobs", "tables_people"]
+__all__ = ["METADATA", "tables_calls", "tables_identity", "tables_inventory", "tables_jobs", "tables_people"]
