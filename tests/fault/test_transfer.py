@@ -19,7 +19,7 @@ from pathlib import Path
 import blake3
 import pytest
 
-from secondsite.base.clock import SystemClock
+from secondsite.base.clock import FakeClock, SystemClock
 from secondsite.base.crash import MARKS
 from secondsite.base.errors import SecondsiteError
 from secondsite.base.units import MIB
@@ -33,7 +33,7 @@ from secondsite.journal.store_memory import MemoryStore
 from secondsite.transfer import spool as spool_module
 from secondsite.transfer.errors import CacheFull, LinkDown
 from secondsite.transfer.ingest import IngestLimits, IngestServer
-from secondsite.transfer.link import HttpsLink
+from secondsite.transfer.link import POOLED_SECONDS_MAX, HttpsLink
 from secondsite.transfer.protocols import can_retry, error_code
 from secondsite.transfer.retry import RetryPolicy, retry
 from secondsite.transfer.sender import LinkShipper
@@ -422,6 +422,59 @@ def test_a_target_that_stops_answering_is_a_timeout_and_can_be_tried_again(targe
     thread.join()
     link.close()
     hole.close()
+
+
+def test_a_kept_connection_has_no_limit_left_of_the_answer_before(target: Target) -> None:
+    """The first request after half a minute without any came out as link.timeout."""
+    clock = FakeClock()
+    url = f"https://127.0.0.1:{target.address[1]}"
+    link = HttpsLink(url, NAME, target.certificates.of(PEER), clock=clock)
+    made = Maker()
+    made.claim(link)
+    [(kept, _)] = link._idle
+    clock.advance(POOLED_SECONDS_MAX - 1)
+    assert link.health()["name"] == NAME
+    assert [connection for connection, _ in link._idle] == [kept], "the same one served it"
+    link.close()
+
+
+class Freezing(Proxy):
+    """After `freeze` nothing moves on the connections there are, which stay open, as behind a lost route."""
+
+    def __init__(self, address: tuple[str, int]) -> None:
+        self.frozen = threading.Event()
+        self.thaw = threading.Event()
+        self.swallowed = 0
+        self.connections = 0
+        super().__init__(address, 10**12)
+
+    def _pump(self, source: socket.socket, sink: socket.socket, upwards: bool) -> None:
+        self.connections += upwards
+        fresh = self.frozen.is_set()
+        with contextlib.suppress(OSError):
+            while data := source.recv(65536):
+                if self.frozen.is_set() and not fresh:
+                    self.swallowed += 1
+                    self.thaw.wait(20)
+                    return
+                sink.sendall(data)
+
+
+def test_a_kept_connection_that_went_silent_is_replaced_at_once(target: Target) -> None:
+    maker = Maker()
+    proxy = Freezing(target.address)
+    url = f"https://127.0.0.1:{proxy.address[1]}"
+    link = HttpsLink(url, NAME, target.certificates.of(PEER), clock=SystemClock(), idle_seconds=0.3)
+    maker.claim(link)
+    made = maker.segment(16 * MIB)
+    proxy.frozen.set()
+    link.send_segment(MACHINE, made.ref, made.data)
+    key = segment_name(MACHINE, 1, made.ref.disk, made.ref.id)
+    assert target.store.get(key, size_bytes_max=10**9) == made.data
+    assert (proxy.swallowed, proxy.connections) == (1, 2)
+    proxy.thaw.set()
+    link.close()
+    proxy.close()
 
 
 def test_closing_a_link_wakes_its_callers(target: Target) -> None:

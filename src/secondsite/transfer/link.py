@@ -1,7 +1,8 @@
 """The real link: requests to another gateway's ingest listener over mutual TLS.
 
 Connections are kept open and handed to one caller at a time; there are at most `connections` of them. Every
-request may be repeated, so a connection that turns out to be closed is replaced once without an error.
+request may be repeated, so a kept connection that turns out to be closed, or that stays silent, is replaced
+once without an error.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from secondsite.transfer.bandwidth import TokenBucket
 from secondsite.transfer.errors import (
     CertificateRefused,
     LinkDown,
+    LinkTimeout,
     PayloadLost,
     ProtocolViolation,
     TransferCancelled,
@@ -213,8 +215,10 @@ class HttpsLink:
             if connection is not None:
                 try:
                     return self._run(connection, attempt)
-                except LinkDown:
-                    if self._closed.is_set():
+                except (LinkDown, LinkTimeout) as error:
+                    # one that went stale unnoticed answers nothing; a peer that had begun to is only slow
+                    stale = isinstance(error, LinkDown) or not connection.heard
+                    if self._closed.is_set() or not stale:
                         raise
             return self._run(self._connect(), attempt)
 
@@ -274,6 +278,7 @@ class Connection:
         self._peer = peer
         self._wire = Wire(sock, clock, peer=peer, idle_seconds=idle_seconds)
         self.ended = False  # the peer said it closes after its last answer
+        self.heard = False  # an answer to the last request has begun to come
 
     def exchange(
         self, method: str, target: str, headers: dict[str, str], body: bytes, *, seconds: float
@@ -286,6 +291,9 @@ class Connection:
 
     def send_head(self, method: str, target: str, headers: dict[str, str], length: int) -> None:
         """The request's head; `length` bytes of body follow by `send`."""
+        self.heard = False
+        # the limit of the answer before would hold for this request, however long the connection was idle
+        self._wire.set_deadline(None)
         fields = {"host": self._peer, "content-length": str(length), **headers}
         self.send(format_head(f"{method} {target} HTTP/1.1", fields))
 
@@ -302,7 +310,8 @@ class Connection:
             head = self._wire.read_head(first_byte_seconds=seconds, head_seconds=IDLE_SECONDS)
             if head is None:
                 raise LinkDown(peer=self._peer, why="it closed the connection, or did not answer")
-            self.ended = head.wants_close
+            self.ended, self.heard = head.wants_close, True
+            self._wire.set_deadline(None)  # of a body only the idle limit holds
             body = bytearray()
             if with_body:
                 length = head.content_length(size_bytes_max=wire.ANSWER_BYTES_MAX, peer=self._peer)
