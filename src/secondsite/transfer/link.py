@@ -35,6 +35,8 @@ from secondsite.transfer.errors import (
 )
 from secondsite.transfer.http import Head, Wire, format_head
 from secondsite.transfer.protocols import (
+    Adoption,
+    AdoptionTerms,
     ClaimRequest,
     CommittedPoint,
     DigestAnswer,
@@ -189,6 +191,11 @@ class HttpsLink:
             return wire.decode_packed(answer, DigestAnswer, peer=self._peer)
 
         return self._with_connection(attempt)
+
+    def adopt(self, terms: AdoptionTerms) -> Adoption:
+        """See `Link`."""
+        target = f"/v1/machines/{terms.machine}/adoption"
+        return self._json("POST", target, msgspec.json.encode(terms), Adoption)
 
     def close(self) -> None:
         """See `Link`."""
