@@ -1,0 +1,1 @@
+"""Who belongs to whom: vaults, registration keys, the authority, gateways and their certificates."""
