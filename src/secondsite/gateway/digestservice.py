@@ -14,6 +14,7 @@ from datetime import timedelta
 from secondsite.base.clock import Clock
 from secondsite.gateway.compare import disk_at, reread
 from secondsite.gateway.fingerprints import Fingerprints
+from secondsite.journal import alive
 from secondsite.journal.chain import Journal
 from secondsite.journal.keys import KeyRing, VaultKey
 from secondsite.journal.view import BaseOf, open_view
@@ -49,10 +50,11 @@ class DigestService:
         keys = KeyRing(journal.store, journal.machine, self._vault)
         holder = f"digests-{secrets.token_hex(8)}"
         until = (self._clock.utc() + PIN).isoformat(timespec="microseconds")
-        journal.pin(query.point, holder, "compared with the source", until)
-        try:
-            bases = self._bases_of(journal)
-            with open_view(journal, query.point, keys, bases=bases, cache_bytes=CACHE_BYTES) as view:
-                return reread(view.disks[disk.id], query, keys.get(disk.key_id).digest_seed())
-        finally:
-            journal.unpin(holder)
+        with alive.reader(journal.machine, holder):
+            journal.pin(query.point, holder, "compared with the source", until)
+            try:
+                bases = self._bases_of(journal)
+                with open_view(journal, query.point, keys, bases=bases, cache_bytes=CACHE_BYTES) as view:
+                    return reread(view.disks[disk.id], query, keys.get(disk.key_id).digest_seed())
+            finally:
+                journal.unpin(holder)

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 
 from secondsite.base.clock import Clock
 from secondsite.base.errors import SecondsiteError
+from secondsite.journal import alive
 from secondsite.journal.chain import Journal
 from secondsite.journal.chain_errors import PointUnknown
 from secondsite.journal.scrub_types import PIN, Meter
@@ -24,7 +25,11 @@ def pinned(
     """The newest point is pinned; the oldest until what is given is closed."""
     held: dict[str, int] = {}
 
+    living = contextlib.ExitStack()
+
     def pin(holder: str, number: int) -> None:
+        if holder not in held:
+            living.enter_context(alive.reader(journal.machine, holder))
         until = (clock.utc() + PIN).isoformat(timespec="microseconds")
         journal.pin(number, holder, "it is being verified", until)
         held[holder] = number
@@ -39,7 +44,7 @@ def pinned(
             with contextlib.suppress(StoreUnavailable):
                 pin(holder, number)
 
-    with contextlib.ExitStack() as stack, contextlib.ExitStack() as early:
+    with living, contextlib.ExitStack() as stack, contextlib.ExitStack() as early:
         try:
             listed = journal.points()
             if listed:

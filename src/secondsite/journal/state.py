@@ -20,6 +20,7 @@ import msgspec
 
 from secondsite.base.errors import Outcome, SecondsiteError
 from secondsite.base.parse import JSON_ERRORS
+from secondsite.journal import alive
 from secondsite.journal.keys import LogKey, check_current, check_seal, sealed_with
 from secondsite.journal.names import state_name, state_prefix
 from secondsite.journal.store import ObjectExists, ObjectMissing, ObjectStore
@@ -145,8 +146,10 @@ class State(msgspec.Struct, frozen=True, kw_only=True):
         return next((b for b in self.bases if b.disk == disk), None)
 
     def pins_at(self, now: str) -> tuple[Pin, ...]:
-        """Pins that count at `now` (RFC 3339 UTC)."""
-        return tuple(p for p in self.pins if p.until is None or p.until > now)
+        """Pins that count at `now` (RFC 3339 UTC); those of this process's readers do at any time."""
+        return tuple(
+            p for p in self.pins if p.until is None or p.until > now or alive.reads(self.machine, p.holder)
+        )
 
     def span_around(self, number: int) -> SpanRef | None:
         """The span that replaced the record `number`, which is not its last one."""

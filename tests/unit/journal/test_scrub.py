@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import threading
 from collections.abc import Callable
+from datetime import timedelta
 
 import pytest
 
@@ -503,6 +504,33 @@ def test_pins_are_renewed_while_a_slow_one_lasts(replica: Scrubbed) -> None:
     start(replica, clock=clock, bytes_per_second=size / (10 * 86400.0), progress=look)
     assert clock.monotonic() > 9 * 86400
     assert len(ends["scrub"]) >= 4
+
+
+def test_a_clock_that_jumps_ends_no_pin_of_a_living_scrub(replica: Scrubbed) -> None:
+    """The upkeep of the same gateway goes on, with a time of day ten years ahead."""
+    for _ in range(4):
+        replica.random_point()
+    listed = [point.number for point in replica.journal.points()]
+    looked: list[set[str]] = []
+
+    def look(_: Position) -> None:
+        later = (replica.clock.utc() + timedelta(days=3650)).isoformat(timespec="microseconds")
+        counted = replica.journal.state().pins_at(later)
+        looked.append({pin.holder for pin in counted})
+        if len(looked) == 1:
+            ahead = FakeClock(replica.clock.utc() + timedelta(days=3650))
+            assert promotable(replica.journal, ahead) == listed[0]
+
+    start(replica, progress=look)
+    assert all("scrub" in holders for holders in looked)
+    assert looked
+    assert not replica.journal.state().pins
+
+
+def promotable(journal: Journal, clock: FakeClock) -> int:
+    """Up to where promotion may go: the oldest pin that counts."""
+    now = clock.utc().isoformat(timespec="microseconds")
+    return min((pin.number for pin in journal.state().pins_at(now)), default=journal.head().number)
 
 
 def test_a_store_that_cannot_be_written_is_verified_all_the_same(
