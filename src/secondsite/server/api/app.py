@@ -1,0 +1,148 @@
+"""The API put together: routes, frame, error handlers, and an OpenAPI description that says all of it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from fastapi import FastAPI
+from fastapi.dependencies.models import Dependant
+from fastapi.exceptions import RequestValidationError
+from fastapi.routing import APIRoute
+from starlette.concurrency import run_in_threadpool
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.types import Scope
+
+from secondsite import __version__
+from secondsite.base.errors import SecondsiteError
+from secondsite.server.api import auditlog, people, system
+from secondsite.server.api.access import PUBLIC, mark_of, request_id_of
+from secondsite.server.api.errors import (
+    InputRefused,
+    MethodUnknown,
+    Problem,
+    RouteUnknown,
+    Unauthenticated,
+    problem_response,
+)
+from secondsite.server.api.frame import Frame
+from secondsite.server.api.services import Services
+from secondsite.server.people.roles import Caller
+
+DESCRIPTION = """The server of secondsite: who is who, what is protected, every operation as a durable job.
+
+Every answer that is not a success has the shape `Problem`, with a stable code. Listings come in pages:
+`nextLink` leads to the next one. What takes long answers 202 with `Location: /api/v1/jobs/{id}`.
+"""
+# A validation error's position begins with where the value was; people know bodies, paths and parameters.
+_PLACES = {"body": "the body", "path": "the path", "query": "the parameter", "header": "the header"}
+
+
+def build_app(services: Services) -> FastAPI:
+    """The application of one server."""
+    app = FastAPI(
+        title="secondsite",
+        version=__version__,
+        description=DESCRIPTION,
+        openapi_url="/api/v1/openapi.json",
+        docs_url=None,  # it would load scripts from elsewhere
+        redoc_url=None,
+        generate_unique_id_function=lambda route: route.name,
+        responses={
+            "4XX": {"model": Problem, "description": "Refused: nothing was changed"},
+            "5XX": {"model": Problem, "description": "Failed, or not possible now"},
+        },
+        # measured by our own metrics, told by our own log: not a second time
+        telemetry={"tracing": False, "metrics": False, "logs": False, "operation_spans": False},
+    )
+    app.state.services = services
+    for router in (system.router, people.router, auditlog.router):
+        app.include_router(router)
+    app.add_exception_handler(SecondsiteError, _ours)
+    app.add_exception_handler(RequestValidationError, _invalid)
+    app.add_exception_handler(HTTPException, _http)
+    app.add_middleware(
+        Frame, clock=services.clock, metrics=services.metrics, authenticate=_Authenticator(services)
+    )
+    _describe(app)
+    return app
+
+
+class _Authenticator:
+    """Who makes a request, by its bearer token, looked up in a worker thread."""
+
+    def __init__(self, services: Services) -> None:
+        self._tokens = services.tokens
+
+    async def __call__(self, scope: Scope) -> Caller | None:
+        for name, value in scope["headers"]:
+            if name == b"authorization":
+                scheme, _, token = value.decode("latin-1").partition(" ")
+                if scheme.lower() != "bearer":
+                    raise Unauthenticated(why="its authorization is not of the kind Bearer")
+                return await run_in_threadpool(self._tokens.caller, token.strip())
+        return None
+
+
+async def _ours(request: Request, error: Exception) -> Response:
+    assert isinstance(error, SecondsiteError)
+    return problem_response(error, request_id_of(request))
+
+
+async def _invalid(request: Request, error: Exception) -> Response:
+    assert isinstance(error, RequestValidationError)
+    first = error.errors()[0]
+    place, *where = [str(part) for part in first["loc"]] or ["body"]
+    named = " ".join([_PLACES.get(place, place), ".".join(where)]).strip()
+    # pydantic's words without what was sent, which may be a password
+    return problem_response(InputRefused(where=named, why=str(first["msg"])), request_id_of(request))
+
+
+async def _http(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    ours: SecondsiteError
+    if error.status_code == 404:
+        ours = RouteUnknown(method=request.method, path=request.url.path)
+    elif error.status_code == 405:
+        ours = MethodUnknown(method=request.method, path=request.url.path)
+    else:
+        ours = InputRefused(where="the request", why=str(error.detail))
+    answer = problem_response(ours, request_id_of(request))
+    answer.headers.update(error.headers or {})
+    return answer
+
+
+def marks(dependant: Dependant) -> Iterator[str]:
+    """What a route's dependencies say about who may use it (`access.mark_of`)."""
+    for dependency in dependant.dependencies:
+        mark = mark_of(dependency.call)
+        if mark is not None:
+            yield mark
+        yield from marks(dependency)
+
+
+def _describe(app: FastAPI) -> None:
+    """Say in the description which routes need a token, and what for."""
+    plain = app.openapi
+
+    def described() -> dict[str, Any]:
+        if app.openapi_schema is not None:
+            return app.openapi_schema
+        schema = plain()
+        schema.setdefault("components", {})["securitySchemes"] = {
+            "token": {"type": "http", "scheme": "bearer"}
+        }
+        for route in app.routes:
+            if not isinstance(route, APIRoute):
+                continue
+            for method in route.methods or ():
+                found = set(marks(route.dependant))
+                operation = schema["paths"][route.path_format].get(method.lower())
+                if operation is not None and found and found != {PUBLIC}:
+                    operation["security"] = [{"token": []}]
+                    operation["x-operation"] = min(found)
+        return schema
+
+    app.openapi = described  # type: ignore[method-assign]  # FastAPI's documented way to extend it

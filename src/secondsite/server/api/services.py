@@ -1,0 +1,34 @@
+"""What the API is a face of: one object a server, put together by its main, reached by every route."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from secondsite.base.clock import Clock
+from secondsite.server.api.metrics import Metrics
+from secondsite.server.database.engine import Database
+from secondsite.server.people.audit import Audit
+from secondsite.server.people.login import Logins
+from secondsite.server.people.tokens import Tokens
+from secondsite.server.people.users import Users
+
+
+def _as_given(text: str) -> str:
+    return text
+
+
+@dataclass
+class Services:
+    """The parts of a server. `checks` raise a SecondsiteError while the server cannot work."""
+
+    clock: Clock
+    database: Database
+    metrics: Metrics
+    audit: Audit
+    users: Users
+    tokens: Tokens
+    logins: Logins
+    checks: list[Callable[[], None]] = field(default_factory=list)
+    # a vault's id by its id or name, whatever a path names it by; roles are held on ids
+    vault_id: Callable[[str], str] = _as_given

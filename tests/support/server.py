@@ -1,0 +1,169 @@
+"""A server's API for tests: real HTTP on a unix socket, or TLS on loopback, with a cheap password hasher."""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import os
+import socket
+import ssl
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import msgspec
+from argon2 import PasswordHasher
+
+from secondsite.server.api.app import build_app
+from secondsite.server.api.listener import ApiServer
+from secondsite.server.api.metrics import Metrics
+from secondsite.server.api.services import Services
+from secondsite.server.config import Limits
+from secondsite.server.database.engine import Database
+from secondsite.server.people.audit import Audit
+from secondsite.server.people.login import Logins
+from secondsite.server.people.passwords import Passwords
+from secondsite.server.people.roles import THE_SERVER, Grant, Role
+from secondsite.server.people.tokens import Tokens
+from secondsite.server.people.users import Users
+
+AUDIT_KEY = bytes(range(32))
+SECONDS_MAX = 20.0
+
+
+def cheap_passwords() -> Passwords:
+    """Argon2id with parameters that cost a millisecond."""
+    return Passwords(PasswordHasher(time_cost=1, memory_cost=64, parallelism=1))
+
+
+def make_services(database: Database, state_dir: Path) -> Services:
+    """The parts that belong to people, on a database of the test."""
+    audit = Audit(database, AUDIT_KEY)
+    passwords = cheap_passwords()
+    tokens = Tokens(database, audit)
+    return Services(
+        clock=database.clock,
+        database=database,
+        metrics=Metrics(),
+        audit=audit,
+        users=Users(database, audit, passwords),
+        tokens=tokens,
+        logins=Logins(database, audit, tokens, passwords, setup_file=state_dir / "setup-token"),
+    )
+
+
+def user_with(services: Services, name: str, *grants: Grant, password: str | None = None) -> str:
+    """A new user with these roles; returns an API token."""
+    made = services.users.create(THE_SERVER, name, display_name=name.title(), password=password)
+    for grant in grants:
+        services.users.grant(THE_SERVER, name, grant)
+    return services.tokens.create(THE_SERVER, made.id, name, name="test", days=1).text
+
+
+def owner(services: Services, name: str = "olga") -> str:
+    """An owner of everything; returns an API token."""
+    return user_with(services, name, Grant("*", Role.OWNER))
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What came back."""
+
+    status: int
+    headers: dict[str, str]
+    data: bytes = field(repr=False)
+
+    def json(self) -> Any:
+        return msgspec.json.decode(self.data)
+
+    @property
+    def code(self) -> str:
+        """Of an error."""
+        return str(self.json()["code"])
+
+
+class _UnixConnection(http.client.HTTPConnection):
+    def __init__(self, path: Path) -> None:
+        super().__init__("server", timeout=SECONDS_MAX)
+        self._path = path
+
+    def connect(self) -> None:
+        self.sock = socket.socket(socket.AF_UNIX)
+        self.sock.settimeout(SECONDS_MAX)
+        self.sock.connect(os.fspath(self._path))
+
+
+class Caller:
+    """Makes requests, each on a connection of its own."""
+
+    def __init__(self, connect: Callable[[], http.client.HTTPConnection], token: str = "") -> None:
+        self._connect = connect
+        self.token = token
+
+    def as_(self, token: str) -> Caller:
+        return Caller(self._connect, token)
+
+    def __call__(
+        self, method: str, path: str, body: object = None, headers: Mapping[str, str] | None = None
+    ) -> Answer:
+        sent = dict(headers or {})
+        if self.token:
+            sent.setdefault("authorization", f"Bearer {self.token}")
+        data: bytes | None = None
+        if body is not None:
+            data = body if isinstance(body, bytes) else msgspec.json.encode(body)
+            sent.setdefault("content-type", "application/json")
+        connection = self._connect()
+        try:
+            connection.request(method, path, data, sent)
+            answer = connection.getresponse()
+            found = {name.lower(): value for name, value in answer.getheaders()}
+            return Answer(answer.status, found, answer.read())
+        finally:
+            connection.close()
+
+
+@dataclass
+class RunningApi:
+    """An API that answers."""
+
+    services: Services
+    path: Path
+    call: Caller
+
+    def raw(self) -> socket.socket:
+        """A bare connection, to misbehave on."""
+        sock = socket.socket(socket.AF_UNIX)
+        sock.settimeout(SECONDS_MAX)
+        sock.connect(os.fspath(self.path))
+        return sock
+
+
+@contextlib.contextmanager
+def running_api(services: Services, limits: Limits | None = None) -> Iterator[RunningApi]:
+    """The API of these services on a unix socket."""
+    with tempfile.TemporaryDirectory(prefix="ss-api-", dir="/var/tmp") as directory:
+        path = Path(directory) / "s"
+        listener = socket.socket(socket.AF_UNIX)
+        listener.bind(os.fspath(path))
+        listener.listen(64)
+        api = ApiServer(build_app(services), listener, context=None, limits=limits or Limits(stop_seconds=2))
+        api.start()
+        try:
+            yield RunningApi(services, path, Caller(lambda: _UnixConnection(path)))
+        finally:
+            api.stop()
+
+
+def tls_caller(host: str, port: int, context: ssl.SSLContext, token: str = "") -> Caller:
+    """Makes requests over TLS."""
+    return Caller(
+        lambda: http.client.HTTPSConnection(host, port, context=context, timeout=SECONDS_MAX), token
+    )
+
+
+def trusting(authority: Path) -> ssl.SSLContext:
+    """A client's context that trusts one authority."""
+    return ssl.create_default_context(cafile=os.fspath(authority))
