@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 
 from secondsite.base.errors import Outcome
@@ -42,11 +43,22 @@ def check(
     """
     from secondsite.base.clock import SystemClock
     from secondsite.journal.probe import Verdict, probe_store
-    from secondsite.journal.stores import open_store
+    from secondsite.journal.store_local import STAGING
+    from secondsite.journal.stores import local_directory, open_store
 
     url = store if "://" in store else str(Path(store).resolve())
-    opened = open_store(url, create=False, credentials=credentials, lock_days=lock_days)
-    found = probe_store(opened, lock_days=lock_days, clock=SystemClock())
+    directory = local_directory(url)
+    if directory is not None:
+        open_store(url, create=False).close()  # a mistyped name is told, not made
+    fresh = directory is not None and not (directory / STAGING).exists()
+    opened = open_store(url, credentials=credentials, lock_days=lock_days)
+    try:
+        found = probe_store(opened, lock_days=lock_days, clock=SystemClock())
+    finally:
+        opened.close()
+        if directory is not None and fresh:
+            with contextlib.suppress(OSError):  # a gateway has begun to use it
+                (directory / STAGING).rmdir()
     if listing.json:
         print_json(found)
     else:

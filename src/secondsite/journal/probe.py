@@ -23,6 +23,7 @@ from secondsite.base.clock import Clock, SystemClock
 from secondsite.base.errors import SecondsiteError
 from secondsite.base.units import KIB
 from secondsite.journal.store import ObjectExists, ObjectMissing, ObjectStore, StoreLocked, StoreUnavailable
+from secondsite.journal.store_local import LocalStore
 from secondsite.journal.store_object_errors import RequestFailed
 
 T = TypeVar("T")
@@ -313,6 +314,8 @@ class _Probe:
         """Remove what this one made; what is locked is the next probe's."""
         for name in sorted(self.made):
             self._outcome(partial(self.store.delete, name))
+        if isinstance(self.store, LocalStore):
+            self.store.remove_directories(self.here)
 
     def _list(self, prefix: str, after: str = "") -> list[str]:
         return list(self.store.list(prefix, after=after))

@@ -204,6 +204,14 @@ class LocalStore:
             crash_point(AFTER_DELETE)
             fsync_directory(path.parent)
 
+    def remove_directories(self, prefix: str) -> None:
+        """Remove what is left of emptied names below a prefix that nobody else uses; objects keep theirs."""
+        top = self._root / check_prefix(prefix)
+        for directory, _, _ in os.walk(top, topdown=False):
+            with contextlib.suppress(OSError):  # not empty
+                Path(directory).rmdir()
+                self._durable.discard(Path(directory))
+
     def free_bytes(self) -> int:
         """Room left for an unprivileged writer."""
         with self._errors(STAGING):
