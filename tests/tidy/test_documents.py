@@ -47,6 +47,12 @@ def test_links_lead_somewhere(path: Path) -> None:
         assert (path.parent / target).exists(), f"{path.name} links to {target}"
 
 
+@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.name)
+def test_documents_that_are_named_exist(path: Path) -> None:
+    for name in re.findall(r"docs/[a-z0-9/-]+\.md", path.read_text()):
+        assert (ROOT / name).exists(), f"{path.name} names {name}"
+
+
 def test_every_decision_is_listed() -> None:
     for path in ROOT.glob("docs/adr/*.md"):
         assert path.name in _text("ARCHITECTURE.md")
