@@ -13,6 +13,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import secrets
+import shutil
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -354,6 +355,8 @@ class Adoptions:
         """Remove what an ended one has left; of one that became a point nothing but our notes."""
         with run.lock:
             run.drop_tables()
+            # also what an earlier process had made
+            shutil.rmtree(self._cache / run.record.machine, ignore_errors=True)
             if run.record.state is not AdoptionState.ADOPTED:
                 drop_objects(self._journal_of(run.record.machine), run.file.refs())
             run.file.remove_log()
