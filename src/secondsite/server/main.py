@@ -92,6 +92,8 @@ class Server:
             users=Users(database, audit, self._passwords),
             tokens=tokens,
             logins=logins,
+            identity=identity,
+            vault_id=lambda vault: identity.vaults.get(vault).id,
             checks=[self._not_stopping, lambda: _answers(database), lambda: require_current(database)],
         )
 

@@ -17,7 +17,7 @@ from starlette.types import Scope
 
 from secondsite import __version__
 from secondsite.base.errors import SecondsiteError
-from secondsite.server.api import auditlog, people, system
+from secondsite.server.api import auditlog, enrolment, people, providers, system, vaults
 from secondsite.server.api.access import PUBLIC, mark_of, request_id_of
 from secondsite.server.api.errors import (
     InputRefused,
@@ -58,7 +58,14 @@ def build_app(services: Services) -> FastAPI:
         telemetry={"tracing": False, "metrics": False, "logs": False, "operation_spans": False},
     )
     app.state.services = services
-    for router in (system.router, people.router, auditlog.router):
+    for router in (
+        system.router,
+        people.router,
+        auditlog.router,
+        vaults.router,
+        providers.router,
+        enrolment.router,
+    ):
         app.include_router(router)
     app.add_exception_handler(SecondsiteError, _ours)
     app.add_exception_handler(RequestValidationError, _invalid)

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from secondsite.base.clock import Clock
 from secondsite.server.api.metrics import Metrics
 from secondsite.server.database.engine import Database
+from secondsite.server.identity.service import Identity
 from secondsite.server.people.audit import Audit
 from secondsite.server.people.login import Logins
 from secondsite.server.people.tokens import Tokens
@@ -29,6 +30,7 @@ class Services:
     users: Users
     tokens: Tokens
     logins: Logins
+    identity: Identity | None = None  # None: a server without enrolment (tests)
     checks: list[Callable[[], None]] = field(default_factory=list)
     # a vault's id by its id or name, whatever a path names it by; roles are held on ids
     vault_id: Callable[[str], str] = _as_given

@@ -118,9 +118,13 @@ class Enrolment:
         pem = self._database.run(lambda connection: self._certificate(connection, who.name, public, now))
         return self._answer(who.name, pem)
 
+    def version_fit(self, version: str) -> Fit:
+        """How a gateway's version stands to ours."""
+        return fit(self._version, Version.parse(version))
+
     def check_version(self, name: str, version: str) -> Fit:
         """How a gateway's version stands to ours. Raises VersionRefused when the two do not work together."""
-        found = fit(self._version, Version.parse(version))
+        found = self.version_fit(version)
         if not found.works:
             new = found is Fit.TOO_NEW
             raise VersionRefused(

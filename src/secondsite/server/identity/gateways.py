@@ -6,7 +6,7 @@ changes; its friendly name is for people.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -34,7 +34,7 @@ from secondsite.server.identity.errors import (
 )
 from secondsite.server.identity.heartbeats import Contact, Heartbeats
 from secondsite.server.identity.states import GatewayEvent, GatewayState, after
-from secondsite.server.identity.vaults import Note, find_vault, friendly_name, no_note
+from secondsite.server.identity.vaults import Note, friendly_name, no_note
 
 REASON_CHARACTERS_MAX = 300
 LIST_MAX = 500
@@ -121,12 +121,14 @@ class Gateways:
             revocation_number=row.number,
         )
 
-    def page(self, *, vault: str | None = None, after: str = "", limit: int = LIST_MAX) -> list[Gateway]:
-        """By name, from the one after `after` on. Raises VaultUnknown."""
+    def page(
+        self, *, vault_ids: Collection[str] | None = None, after: str = "", limit: int = LIST_MAX
+    ) -> list[Gateway]:
+        """By name, from the one after `after` on. vault_ids: of these vaults only; None: of all."""
+        query = _query().where(gateways.c.name > after)
+        if vault_ids is not None:
+            query = query.where(gateways.c.vault_id.in_(vault_ids))
         with self._database.read() as connection:
-            query = _query().where(gateways.c.name > after)
-            if vault is not None:
-                query = query.where(gateways.c.vault_id == find_vault(connection, vault).id)
             rows = connection.execute(query.order_by(gateways.c.name).limit(limit)).all()
             return self._read(connection, rows)
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import secrets
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from typing import Literal
 
 from sqlalchemy import Row, delete, insert, select, update
 from sqlalchemy.engine import Connection
@@ -46,8 +47,8 @@ class KeyRecord:
     uses: int  # gateways it enrolled
     public: bytes
 
-    def state(self, now: datetime) -> str:
-        """Active, Expired or Revoked."""
+    def state(self, now: datetime) -> Literal["Active", "Expired", "Revoked"]:
+        """Whether it can be used, and why not."""
         if self.revoked_at is not None:
             return "Revoked"
         return "Expired" if now >= self.ends_at else "Active"

@@ -37,6 +37,7 @@ class Vault:
 
     id: str
     friendly_name: str
+    name_key: str  # sorts, and tells names apart
     description: str
     state: str
     created_at: datetime
@@ -101,8 +102,9 @@ class Vaults:
     def all(self) -> list[Vault]:
         """All, by name."""
         with self._database.read() as connection:
-            rows = connection.execute(_query().order_by(vaults.c.name_key)).all()
-        return [_vault(row) for row in rows]
+            found = [_vault(row) for row in connection.execute(_query())]
+        # sorted here: databases order text by rules of their own
+        return sorted(found, key=lambda vault: vault.name_key)
 
     def get(self, vault: str) -> Vault:
         """By id or name. Raises VaultUnknown."""
@@ -191,6 +193,7 @@ def _vault(row: Row[tuple[object, ...]]) -> Vault:
     return Vault(
         id=row.id,
         friendly_name=row.friendly_name,
+        name_key=row.name_key,
         description=row.description,
         state=row.state,
         created_at=from_moment(row.created_at),
