@@ -237,6 +237,32 @@ def test_gateway_lost_at_the_source(hosts: Hosts) -> None:
     assert "replicate.resynced" in hosts.codes("A")
 
 
+def test_rotate_the_recovery_key(hosts: Hosts) -> None:
+    """Under a running replication; afterwards store and new file are enough, and the old file is not."""
+    hosts.start("B")
+    hosts.start("A")
+    hosts.protect()
+    before = hosts.points()[-1].number
+    content = hosts.read_point(before)
+    old = hosts.safe / "old.key"
+    shutil.copy(hosts.safe / "vault.key", old)
+    rotate = page("rotate the recovery key")
+    be_sure(hosts, rotate)
+    do(hosts, rotate.steps(DO))
+    see_that_it_worked(hosts, rotate)
+    hosts.check_newest()
+    assert hosts.read_point(before) == content
+    rescue = "secondsite rescue list shop --store file:///srv/replicas --key-file"
+    listed = hosts.shell("B", f"{rescue} /media/safe/vault.key --json")
+    assert f'"number": {before},' in listed
+    assert "key.rotation-finished" in hosts.codes("B")
+    code, printed = hosts.run("B", f"{rescue} {old}")
+    assert code == 4
+    assert "before this vault's key was rotated" in printed
+    needed = hosts.shell("B", f"secondsite key show {old} --store file:///srv/replicas")
+    assert {line.split()[-1] for line in needed.splitlines()[1:]} == {"yes", "NO"}
+
+
 class Stranger:
     """A host that never saw the rest: a libvirt, the store's volume and the key."""
 

@@ -12,18 +12,23 @@ import pytest
 
 from secondsite.journal.keys import VaultKey, decode_wrapped
 from secondsite.journal.manifest import decode_record, open_definition
+from secondsite.journal.names import state_name
 from secondsite.journal.segment import SegmentReader, verify_segment
+from secondsite.journal.state import FLAG_KEYED, HEADER, decode_state
 from support.format_samples import (
     DISK,
     KEY,
     LOG_KEY,
     MACHINE,
+    RENEWED,
     VAULT,
     golden_objects,
     guest_blocks,
+    sample_boundary,
     sample_claim,
     sample_head,
     sample_point,
+    sample_state,
 )
 
 DATA = Path(__file__).parent / "data"
@@ -62,3 +67,23 @@ def test_wrapped_key_and_definition_version_1() -> None:
 
 def test_vault_key_file_version_1() -> None:
     assert VaultKey.load(DATA / "vault-1.key") == VAULT
+
+
+def test_vault_key_file_version_2() -> None:
+    """It opens what each of its three keys sealed."""
+    key = VaultKey.load(DATA / "vault-2.key")
+    assert key == RENEWED
+    assert [old.generation for old in key.retired] == [2, 1]
+    assert key.as_of(VAULT.id) == VAULT
+    log_key = key.log_key(MACHINE)
+    assert decode_record((DATA / "claim-1.bin").read_bytes(), log_key) == sample_claim()
+    assert decode_record((DATA / "boundary-2.bin").read_bytes(), log_key) == sample_boundary()
+    for name in ("wrapped-key-1.bin", "wrapped-key-2.bin"):
+        assert decode_wrapped(key, (DATA / name).read_bytes()) == (MACHINE, DISK, KEY)
+    assert open_definition((DATA / "definition-1.bin").read_bytes(), key, MACHINE).text == "<domain/>"
+
+
+def test_state_of_a_rotated_key() -> None:
+    data = (DATA / "state-2.bin").read_bytes()
+    assert decode_state(state_name(MACHINE, 5), data, RENEWED.log_key(MACHINE)) == sample_state()
+    assert HEADER.unpack_from(data)[2] == FLAG_KEYED

@@ -6,11 +6,14 @@ import random
 from collections.abc import Callable
 
 import blake3
+import msgspec
 
 from secondsite.journal.format import RECORD_HEADER
+from secondsite.journal.key_file import KeyFile, encode_key_file
 from secondsite.journal.keys import DiskKey, VaultKey, encode_wrapped, sealed_with
 from secondsite.journal.manifest import encode_record, seal_definition
 from secondsite.journal.segment import SegmentHead, SegmentWriter
+from secondsite.journal.state import Keyed, State, encode_state
 from secondsite.model.ids import DiskId, KeyId, MachineId, SegmentId
 from secondsite.model.machines import Definition
 from secondsite.model.points import ZERO_HASH, Claim, Consistency, DiskState, Point, SegmentRef
@@ -24,9 +27,15 @@ KEY = DiskKey(KeyId("0123456789abcdef" * 2), bytes(range(32, 64)))
 SEGMENT = SegmentId("fedcba9876543210" * 2)
 
 
+AT = "2026-01-01T00:00:00+00:00"
+
+
 def fixed(byte: int) -> Callable[[int], bytes]:
     """Randomness that is not."""
     return lambda length: bytes([byte]) * length
+
+
+RENEWED = VAULT.renew(AT, fixed(0x11)).renew(AT, fixed(0x12))
 
 
 def guest_blocks() -> list[tuple[int, bytes]]:
@@ -115,6 +124,23 @@ def mended_record(data: bytes) -> bytes:
     return head + LOG_KEY.seal(head, body) + body
 
 
+def sample_key_file() -> bytes:
+    """A key that took the place of two others."""
+    key = KeyFile(RENEWED.id, RENEWED.secret, RENEWED.generation, RENEWED.retired)
+    return encode_key_file(key, fixed(0x46))
+
+
+def sample_boundary() -> Claim:
+    """What a rotation adds to a log."""
+    return msgspec.structs.replace(sample_claim(), number=7, reason="key rotation", epoch=3)
+
+
+def sample_state() -> State:
+    """After a rotation."""
+    keyed = Keyed(key=RENEWED.id, generation=3, number=7)
+    return State(machine=MACHINE, generation=5, nonce="ab" * 16, floor=2, floor_hash="cd" * 32, keyed=keyed)
+
+
 def golden_objects() -> dict[str, bytes]:
     """Every kind of object, by the name of its golden file."""
     return {
@@ -123,4 +149,8 @@ def golden_objects() -> dict[str, bytes]:
         "point-1.bin": encode_record(sample_point(), LOG_KEY),
         "wrapped-key-1.bin": encode_wrapped(VAULT, MACHINE, DISK, KEY, randomness=fixed(0x44)),
         "definition-1.bin": sample_definition(),
+        "vault-2.key": sample_key_file(),
+        "boundary-2.bin": encode_record(sample_boundary(), RENEWED.log_key(MACHINE)),
+        "wrapped-key-2.bin": encode_wrapped(RENEWED, MACHINE, DISK, KEY, randomness=fixed(0x45)),
+        "state-2.bin": encode_state(sample_state(), RENEWED.log_key(MACHINE)),
     }

@@ -80,10 +80,13 @@ COMMANDS: dict[str, str | dict[str, str]] = {
         "cancel": "secondsite.cli.adopt:cancel",
     },
     "key": {
-        "": "Make and check recovery keys.",
+        "": "Make, check and rotate recovery keys.",
         "create": "secondsite.cli.keys:create",
         "show": "secondsite.cli.keys:show",
         "prove": "secondsite.cli.keys:prove",
+        "renew": "secondsite.cli.keys:renew",
+        "rotate": "secondsite.cli.keys:rotate",
+        "retired": "secondsite.cli.keys:retired",
     },
     "certificate": {
         "": "Make the certificates with which gateways know each other.",

@@ -37,6 +37,8 @@ log = logging.getLogger(__name__)
 AFTER_FINISH = mark("key.after-finish")
 
 PASS_SECONDS = 60.0
+# While somebody is about to finish it: a source that was restarted sends its first point within seconds.
+WAITS_SECONDS = 3.0
 RECORD_BYTES_MAX = 4096
 # A source that sent a point within that time is there, and must have shown that it has the new key.
 ACTIVE = timedelta(hours=1)
@@ -192,7 +194,7 @@ class KeyRotation:
                 self._failed(f"{type(error).__name__}: {error}")
             if self._phase is KeyPhase.FINISHED:
                 return
-            self._clock.wait(self._wake, PASS_SECONDS)
+            self._clock.wait(self._wake, WAITS_SECONDS if self._waits else PASS_SECONDS)
 
     def _pass(self) -> None:
         """Once over all machines; then, where the key was proved, once more to delete."""

@@ -50,7 +50,7 @@ class KeyRetired(ObjectDamaged):
     cause = "A gateway still runs with the old key file, or somebody who got hold of the old key wrote it."
     action = (
         "Give every gateway the new key file. If all have it, take the object away and ask who holds the "
-        "old key. See docs/keys.md."
+        "old key. See RUNBOOK.md, rotate the recovery key."
     )
 
 

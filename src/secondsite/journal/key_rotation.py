@@ -16,6 +16,7 @@ hashes that ends in it, and open with the retired key that a key file of version
 from __future__ import annotations
 
 import contextlib
+import struct
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
@@ -26,6 +27,7 @@ from secondsite.journal.box import box_key_id
 from secondsite.journal.chain import Journal
 from secondsite.journal.episodes import replaced_episodes, reseal_episodes
 from secondsite.journal.errors import FormatUnknown, ObjectDamaged, WrongKey
+from secondsite.journal.format import BOX_HEADER, RECORD_HEADER
 from secondsite.journal.keys import (
     WRAPPED_KEY_BYTES_MAX,
     KeyRing,
@@ -36,9 +38,10 @@ from secondsite.journal.keys import (
 )
 from secondsite.journal.log_pages import HEADER as LOG_PAGE_HEADER
 from secondsite.journal.log_pages import log_page_key_id
-from secondsite.journal.names import log_pages_prefix, wrapped_keys_prefix
-from secondsite.journal.store import ObjectExists, ObjectMissing, StoreLocked
-from secondsite.model.ids import KeyId, key_id
+from secondsite.journal.names import log_pages_prefix, log_prefix, state_prefix, wrapped_keys_prefix
+from secondsite.journal.state import HEADER as STATE_HEADER
+from secondsite.journal.store import ObjectExists, ObjectMissing, ObjectStore, StoreLocked
+from secondsite.model.ids import KeyId, MachineId, key_id
 
 AFTER_WRAP = mark("key.after-wrap")
 AFTER_STATE = mark("key.after-state")
@@ -208,3 +211,40 @@ def _delete(journal: Journal, name: str, on_locked: Callable[[StoreLocked], None
         return 0
     crash_point(DURING_DELETE)
     return 1
+
+
+@dataclass
+class Sealed:
+    """What of a machine names one vault key in its header."""
+
+    records: int = 0
+    wrapped: int = 0
+    state: bool = False
+
+
+def sealers(store: ObjectStore, machine: MachineId, on_object: Callable[[], None]) -> dict[str, Sealed]:
+    """Which vault keys a machine's objects name, by key id, oldest use first. Needs no key, checks nothing.
+
+    on_object: called for each object looked at; of a log only the headers are read.
+    """
+    found: dict[str, Sealed] = {}
+
+    def looked(name: str, header: struct.Struct, field: int) -> Sealed | None:
+        on_object()
+        try:
+            identity: bytes = header.unpack(store.read(name, 0, header.size))[field]
+        except (ObjectMissing, EOFError):
+            return None
+        return found.setdefault(identity.hex() if identity.strip(b"\0") else "", Sealed())
+
+    for name in store.list(log_prefix(machine)):
+        if (use := looked(name, RECORD_HEADER, 8)) is not None:
+            use.records += 1
+    for name in store.list(wrapped_keys_prefix(machine)):
+        if (use := looked(name, BOX_HEADER, 6)) is not None:
+            use.wrapped += 1
+    newest = max(store.list(state_prefix(machine)), default=None)
+    if newest is not None and (use := looked(newest, STATE_HEADER, 5)) is not None:
+        use.state = True
+    found.pop("", None)  # not sealed
+    return found

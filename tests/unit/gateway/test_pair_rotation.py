@@ -122,6 +122,7 @@ class Rotated(Pair):
 @pytest.fixture
 def pair(monkeypatch: pytest.MonkeyPatch) -> Iterator[Rotated]:
     monkeypatch.setattr(keyrotation, "PASS_SECONDS", 0.2)
+    monkeypatch.setattr(keyrotation, "WAITS_SECONDS", 0.2)
     with tempfile.TemporaryDirectory(prefix="gp") as name, contextlib.ExitStack() as stack:
         made = Rotated(Path(name))
         stack.callback(made.stop_b)

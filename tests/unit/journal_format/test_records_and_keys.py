@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,7 +12,15 @@ import pytest
 from secondsite.base.errors import SecondsiteError
 from secondsite.journal import format as fmt
 from secondsite.journal.chain import Journal
-from secondsite.journal.errors import FormatUnknown, KeyFileInvalid, KeyMissing, ObjectDamaged, WrongKey
+from secondsite.journal.errors import (
+    FormatUnknown,
+    KeyFileInvalid,
+    KeyMissing,
+    ObjectDamaged,
+    TooManyRetired,
+    WrongKey,
+)
+from secondsite.journal.key_file import RETIRED_MAX
 from secondsite.journal.keys import DiskKey, KeyRing, LogKey, VaultKey, decode_wrapped, encode_wrapped
 from secondsite.journal.manifest import decode_record, encode_record, open_definition
 from secondsite.journal.names import wrapped_key_name
@@ -23,6 +32,7 @@ from support.format_samples import (
     KEY,
     LOG_KEY,
     MACHINE,
+    RENEWED,
     VAULT,
     golden_objects,
     mended_record,
@@ -221,3 +231,61 @@ def test_key_ring() -> None:
 def test_segment_keys_differ_by_salt_and_disk() -> None:
     assert KEY.segment_key(b"a" * 32) != KEY.segment_key(b"b" * 32)
     assert KEY.segment_key(b"a" * 32) != DiskKey.create().segment_key(b"a" * 32)
+
+
+def changed(text: str, field: str, value: str) -> str:
+    """A key file with another value, and a checksum that fits."""
+    lines = [
+        f"{field}: {value}" if line.startswith(f"{field}: ") else line for line in text.splitlines()[:-1]
+    ]
+    body = "".join(f"{line}\n" for line in lines)
+    return f"{body}checksum: {hashlib.sha256(body.encode()).hexdigest()[:16]}\n"
+
+
+def test_key_file_version_2(tmp_path: Path) -> None:
+    path = tmp_path / "vault.key"
+    assert RENEWED.save(path)
+    assert path.stat().st_mode & 0o777 == 0o600
+    assert VaultKey.load(path) == RENEWED
+    text = path.read_text()
+    assert VAULT.secret.hex() not in text, "retired keys are sealed"
+    path.write_text(text.replace("\n", "\r\n"))
+    assert VaultKey.load(path) == RENEWED, "it was retyped elsewhere"
+
+
+@pytest.mark.parametrize("position", range(0, 900, 23))
+def test_any_changed_character_of_a_key_file_is_found(tmp_path: Path, position: int) -> None:
+    path = tmp_path / "vault.key"
+    RENEWED.save(path)
+    text = path.read_text()
+    position %= len(text) - 1
+    other = "A" if text[position] != "A" else "B"
+    path.write_text(text[:position] + other + text[position + 1 :])
+    with pytest.raises(KeyFileInvalid):
+        VaultKey.load(path)
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "why"),
+    [
+        ("generation", "2", "contradict"),
+        ("generation", "x", "has no id"),
+        ("retired", "AAAA", "do not open"),
+        ("retired", "%", "has no id"),
+        ("key", "AAAA", "the id does not fit"),
+    ],
+)
+def test_a_key_file_that_contradicts_itself(tmp_path: Path, field: str, value: str, why: str) -> None:
+    path = tmp_path / "vault.key"
+    RENEWED.save(path)
+    path.write_text(changed(path.read_text(), field, value))
+    with pytest.raises(KeyFileInvalid, match=why):
+        VaultKey.load(path)
+
+
+def test_a_key_file_is_full_one_day() -> None:
+    key = VAULT
+    for _ in range(RETIRED_MAX):
+        key = key.renew("2026-01-01T00:00:00+00:00")
+    with pytest.raises(TooManyRetired):
+        key.renew("2026-01-01T00:00:00+00:00")

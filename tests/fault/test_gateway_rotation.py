@@ -1,0 +1,210 @@
+"""kill -9 of real gateways in the middle of a rotation of their vault key; it goes on, and no point is lost.
+
+What is killed inside one journal's rotation is in tests/fault/test_rotation_killed.py.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from secondsite.base import crash
+from secondsite.base.errors import RemoteError, SecondsiteError
+from secondsite.gateway import keyrotation, runtime
+from secondsite.gateway.client import GatewayUnreachable
+from secondsite.gateway.keymessages import FinishRotation, KeyPhase, KeyStatus
+from secondsite.gateway.messages import FileIdentity
+from secondsite.gateway.views import open_point_definition
+from secondsite.journal import chain, key_rotation
+from secondsite.journal.chain import Journal
+from secondsite.journal.keys import KeyRing, VaultKey
+from secondsite.journal.names import wrapped_keys_prefix
+from secondsite.journal.store_local import LocalStore
+from secondsite.journal.view import open_view
+from secondsite.lab import processes
+from secondsite.model.ids import MachineId
+from support.control import command_environment
+from support.gateway_pair import A, B, Pair
+from support.guest_log import MACHINE, GuestLog, contents_at, positions_of
+
+pytestmark = pytest.mark.fault
+ROOT = Path(__file__).resolve().parents[2]
+
+
+class Site:
+    """Both gateways as processes."""
+
+    def __init__(self, root: Path) -> None:
+        self.pair = Pair(root)
+        self.guest_dir = root / "guest"
+        self.guest_dir.mkdir()
+        self.guest = GuestLog(self.guest_dir)
+        self.new = self.pair.vault.renew("2026-01-01T00:00:00+00:00")
+        self.copy = root / "safe" / "new.key"
+        self.new.save(self.copy)
+        self.port = self.pair.start_b()[1]  # for a free port
+        self.pair.stop_b()
+        self.processes: dict[str, subprocess.Popen[bytes]] = {}
+
+    def start(self, name: str, crash_at: str = "") -> None:
+        environment = command_environment(SECONDSITE_CRASH_AT=crash_at)
+        environment["PYTHONPATH"] = f"{ROOT / 'tests'}:{ROOT / 'src'}"
+        if name == A:
+            config = self.pair.config_a(("127.0.0.1", self.port))
+            command = [sys.executable, "-m", "support.gateway_process", str(config), str(self.guest_dir)]
+        else:
+            config = self.pair.config(B, listen=self.port, peers={A: "https://127.0.0.1:1"})
+            command = [sys.executable, "-m", "secondsite", "gateway", "--config", str(config)]
+        with (self.pair.root / f"{name}.log").open("ab") as output:
+            self.processes[name] = subprocess.Popen(command, env=environment, stderr=output, stdout=output)
+
+    def stop(self, name: str) -> None:
+        process = self.processes.pop(name, None)
+        if process is not None:
+            process.terminate()
+            process.wait(30)
+
+    def killed(self, name: str) -> None:
+        assert self.processes.pop(name).wait(60) == -signal.SIGKILL, "the mark was never passed"
+
+    def give(self, name: str) -> None:
+        """The new key file in place of the gateway's."""
+        path = self.pair.root / name / "vault.key"
+        path.unlink(missing_ok=True)
+        shutil.copy(self.copy, path)
+
+    def until(self, condition: object, what: str) -> None:
+        assert callable(condition)
+        processes.wait_until(
+            condition,
+            what=what,
+            root=self.pair.root,
+            seconds=60,
+            poll_seconds=0.1,
+            evidence=lambda: "\n".join(path.read_text()[-3000:] for path in self.pair.root.glob("*.log")),
+        )
+
+    def key(self) -> KeyStatus | None:
+        with contextlib.suppress(SecondsiteError), self.pair.client_b() as client:
+            return client.key()
+        return None
+
+    def is_in(self, phase: KeyPhase) -> bool:
+        status = self.key()
+        return status is not None and status.phase is phase and not status.waits
+
+    def newest(self) -> int:
+        with contextlib.suppress(SecondsiteError), self.pair.client_a() as client:
+            return client.status().protections[0].last_point or 0
+        return 0
+
+    def more_points(self) -> None:
+        """Replication goes on: the guest writes, and what it wrote comes."""
+        before = self.newest()
+        self.guest.write("vda", 4096 * (before % 8), b"more" * 1024)
+        self.until(lambda: self.newest() > before, "another point")
+
+    def prove(self) -> None:
+        status = self.copy.stat()
+        with self.pair.client_b() as client:
+            question = client.challenge()
+            client.finish_rotation(
+                FinishRotation(
+                    nonce=question.nonce,
+                    proof=self.new.prove(bytes.fromhex(question.nonce)).hex(),
+                    key_file=FileIdentity(path=str(self.copy), device=status.st_dev, inode=status.st_ino),
+                )
+            )
+
+    def check(self) -> None:
+        """Every point holds what the guest had written, read with the store and the new file alone."""
+        key = VaultKey.load(self.copy)
+        store = LocalStore(self.pair.root / B / "store")
+        journal = Journal(store, MachineId(MACHINE), key)
+        points = journal.points()
+        assert points
+        positions = positions_of(self.guest_dir)
+        expected = contents_at(self.guest_dir, [positions[point.checkpoint] for point in points])
+        for point in points:
+            assert open_point_definition(key, point)
+            keys = KeyRing(store, journal.machine, key)
+            with open_view(journal, point.number, keys, bases=lambda _: None) as view:
+                found = {disk: shown.read(0, shown.size_bytes) for disk, shown in view.disks.items()}
+            assert found == expected[positions[point.checkpoint]], f"point {point.number}"
+
+    def names(self) -> list[str]:
+        store = LocalStore(self.pair.root / B / "store")
+        return list(store.list(wrapped_keys_prefix(MachineId(MACHINE))))
+
+
+@pytest.fixture
+def site() -> Iterator[Site]:
+    with tempfile.TemporaryDirectory(prefix="gk") as name:
+        made = Site(Path(name))
+        made.start(B)
+        made.until(lambda: made.key() is not None, "B runs")
+        made.start(A)
+        made.until(lambda: _answers(made), "A runs")
+        made.pair.protect(MACHINE, frequency_seconds=1.0)
+        made.until(lambda: made.newest() > 0, "the first point")
+        made.more_points()
+        yield made
+        for gateway in (A, B):
+            made.stop(gateway)
+
+
+def _answers(site: Site) -> bool:
+    with contextlib.suppress(SecondsiteError), site.pair.client_a() as client:
+        client.status()
+        return True
+    return False
+
+
+def test_the_gateways_marks_are_all_here() -> None:
+    here = {keyrotation.AFTER_FINISH, runtime.AFTER_REWRAP}
+    assert here <= crash.MARKS
+
+
+def test_killed_at_every_step_of_one_rotation(site: Site) -> None:
+    """The target after a wrapping, the boundary, the proof and a deletion; the source after its own."""
+    site.stop(B)
+    site.give(B)
+    for mark in (key_rotation.AFTER_WRAP, chain.AFTER_BOUNDARY):
+        site.start(B, mark)
+        site.killed(B)
+        site.check()
+    site.start(B)
+    site.more_points()
+    site.stop(A)
+    site.give(A)
+    site.start(A, runtime.AFTER_REWRAP)
+    site.killed(A)
+    site.start(A)
+    site.until(lambda: _answers(site), "A runs")
+    site.more_points()
+    site.until(lambda: site.is_in(KeyPhase.PROOF), "everything is sealed again")
+    site.stop(B)
+    site.start(B, keyrotation.AFTER_FINISH)
+    site.until(lambda: site.is_in(KeyPhase.PROOF), "everything is sealed again")
+    with contextlib.suppress(GatewayUnreachable, RemoteError):
+        site.prove()
+    site.killed(B)
+    site.check()
+    assert len(site.names()) == 4, "the proof is kept, nothing is deleted yet"
+    site.start(B, f"{key_rotation.DURING_DELETE}:1")
+    site.killed(B)
+    site.check()
+    assert len(site.names()) == 3
+    site.start(B)
+    site.until(lambda: site.is_in(KeyPhase.FINISHED), "finished without another proof")
+    assert len(site.names()) == 2
+    site.more_points()
+    site.check()
