@@ -11,6 +11,7 @@ import pytest
 from secondsite.base.units import KIB, MIB, SUB_BLOCK_BYTES
 from secondsite.gateway import deepverify
 from secondsite.gateway.deepverify import DeepVerifier, VerifyRunning
+from secondsite.gateway.encode import DiskTrack
 from secondsite.gateway.messages import DeepVerification
 from secondsite.gateway.replicate import Replication
 from secondsite.gateway.subblocks import Bools, SideLog, SubBlockTable, Uint64s
@@ -82,9 +83,59 @@ def test_what_tracking_did_not_see_is_found_and_named(rig: Rig) -> None:
     event = next(e for _, e in rig.events.since(0, 100_000) if e.code == "verify.differs")
     assert event.severity.name == "CRITICAL"
     assert f"{MIB + 8 * KIB}..{MIB + 16 * KIB}" in event.text
+    assert "since when is not known" in event.text
 
 
-def test_what_encoding_lost_is_found(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+def healed(rig: Rig) -> None:
+    """What differed is right from a point on; those before read as they did."""
+    rig.until(lambda: "verify.healed" in rig.codes(), "the healing")
+    points = rig.points()
+    assert rig.view(points[-1].number) == rig.content()
+    found = next(e for _, e in rig.events.since(0, 100_000) if e.code == "verify.differs")
+    wrong = int(found.data["point"])
+    assert rig.view(wrong) != rig.content(), "an older point stays what it is"
+    event = next(e for _, e in rig.events.since(0, 100_000) if e.code == "verify.healed")
+    assert int(event.data["point"]) > wrong
+    assert event.data["healed_bytes"] == found.data["differing_bytes"]
+    again = verified(rig)
+    assert (again.error, again.differing_bytes) == ("", 0)
+    assert rig.codes().count("repair.sent") == 1, "once is enough"
+
+
+def test_what_tracking_did_not_see_is_healed(rig: Rig) -> None:
+    protected(rig)
+    old = rig.fabric.content(rig.machine, "vdb")[MIB + 8 * KIB : MIB + 16 * KIB]
+    write_unseen(rig, "vdb", MIB + 8 * KIB, bytes(byte ^ 0xFF for byte in old))
+    assert verified(rig).differing_bytes == 8 * KIB
+    healed(rig)
+
+
+def test_a_second_finding_says_when_it_was_right_last(rig: Rig) -> None:
+    protected(rig)
+    first = verified(rig).first_point
+    old = rig.fabric.content(rig.machine, "vda")[: 4 * KIB]
+    write_unseen(rig, "vda", 0, bytes(byte ^ 0xFF for byte in old))
+    verified(rig)
+    event = next(e for _, e in rig.events.since(0, 100_000) if e.code == "verify.differs")
+    assert event.data["sound_point"] == first
+    assert f"at point {first} or later" in event.text
+    healed(rig)
+
+
+def test_what_is_known_to_differ_is_sent_after_a_restart(rig: Rig) -> None:
+    replication = protected(rig)
+    old = rig.fabric.content(rig.machine, "vda")[: 4 * KIB]
+    write_unseen(rig, "vda", 0, bytes(byte ^ 0xFF for byte in old))
+    rig.verifier.hurry = None  # no cycle of its own follows what is found
+    rig.verifier.start()
+    replication.take_point(seconds_max=30)
+    rig.until(lambda: bool(rig.verifier._kept.wrong), "the finding")
+    rig.close()
+    protected(rig)
+    healed(rig)
+
+
+def test_what_encoding_lost_is_found_and_healed(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
     """A planted bug in the data path: a sub-block that changed is not sent."""
     replication = protected(rig)
     changed = SubBlockTable.changed
@@ -105,6 +156,16 @@ def test_what_encoding_lost_is_found(rig: Rig, monkeypatch: pytest.MonkeyPatch) 
         replication.take_point(seconds_max=30)
     found = verified(rig)
     assert [(r.disk, r.offset, r.length) for r in found.differing] == [("vda", victim, SUB_BLOCK_BYTES)]
+    healed(rig)
+
+
+def test_planted_bug_healing_by_the_table_of_known_blocks_is_caught(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It says what the target was given, and so that nothing differs."""
+    monkeypatch.setattr(DiskTrack, "must_send", lambda track, first, differs: differs)
+    with pytest.raises(AssertionError):
+        test_what_encoding_lost_is_found_and_healed(rig, monkeypatch)
 
 
 def test_one_pass_at_a_time_and_a_target_that_fails_for_a_while(rig: Rig) -> None:

@@ -147,6 +147,7 @@ class Rig:
             board=board,
         )
         self.verifier.hurry = self.replication.hurry
+        self.verifier.heal_with(bench.mending)
         if start:
             self.replication.start()
         return self.replication

@@ -7,7 +7,8 @@ is ever compared across instants, no job stays open longer than a slice takes, a
 
 A *pass* asked for goes through all disks, a slice with each cycle. Without one, a share of the disks is
 verified each day (rule 13), the position being kept across restarts. What differs is a critical event naming
-the ranges; older points are not touched by it, and say nothing of them.
+the ranges, and is sent again with the next cycle (`mending`), whatever the table of known blocks says: from
+then on points hold what the source holds. Those before stay as they are; they are named as far as is known.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from secondsite.base.parse import JSON_ERRORS
 from secondsite.base.units import MIB, SUB_BLOCK_BYTES, format_bytes
 from secondsite.fabrics.base import Capture
 from secondsite.gateway.compare import RemoteDisk, Traffic
+from secondsite.gateway.mending import Mending
 from secondsite.gateway.messages import DeepVerification, DifferingRange
 from secondsite.gateway.plan import checkpoint_number
 from secondsite.journal.chain_errors import PointUnknown
@@ -50,7 +52,8 @@ ROLLING_SLICE_BYTES = 16 * MIB
 # What is reported one by one; the rest is counted.
 RANGES_MAX = 64
 TRIES_MAX = 20
-_STATE_BYTES_MAX = 64 * 1024
+# Ranges that wait to be sent again: at the worst every other sub-block of a slice.
+_STATE_BYTES_MAX = 16 * MIB
 
 
 class VerifyRunning(SecondsiteError):
@@ -68,6 +71,16 @@ class _Place(msgspec.Struct, frozen=True, kw_only=True):
 
     disk: str = ""
     offset: int = 0
+
+
+class _Kept(_Place, frozen=True, kw_only=True):
+    """What outlives a restart: the place of the rolling pass, and what is not right yet."""
+
+    began: int = 0  # the first point of this pass
+    sound: int = (
+        0  # the first point of the last pass that went through: what it saw was compared then, or later
+    )
+    wrong: dict[DiskId, tuple[int, ...]] = {}  # start, end, start, end, …: to be sent again
 
 
 @dataclass(eq=False)
@@ -133,8 +146,16 @@ class DeepVerifier:
         self._waiting: _Slice | None = None  # read, not committed yet
         self._comparing = False
         self._pass: _Pass | None = None
-        self._rolling = self._load()
+        self._kept = self._load()
+        self._rolling = _Place(disk=self._kept.disk, offset=self._kept.offset)
         self._rolled_at = clock.monotonic()
+        self._mending: Mending | None = None
+
+    def heal_with(self, mending: Mending) -> None:
+        """What differs is handed to it, also what an earlier process found. Call before the first cycle."""
+        self._mending = mending
+        for disk, numbers in self._kept.wrong.items():
+            mending.found(disk, Extents.of(zip(numbers[::2], numbers[1::2], strict=True)))
 
     # -- asked for ------------------------------------------------------------------------------
 
@@ -192,6 +213,7 @@ class DeepVerifier:
 
     def committed(self, point: CommittedPoint) -> None:
         """A point exists: compare the slice of its instant, in a thread of its own."""
+        self._healed(point)
         with self._lock:
             waiting = self._waiting
             if waiting is None:
@@ -262,6 +284,7 @@ class DeepVerifier:
             with self._lock:
                 self._comparing = False
                 more = self._pass is not None and self._pass.finished_at is None
+                more = more or bool(self._kept.wrong)
             if more:
                 self._hurry()
 
@@ -277,13 +300,14 @@ class DeepVerifier:
     def _done(self, made: _Slice, point: CommittedPoint, found: list[tuple[int, int]]) -> None:
         if found:
             self._tell(made, point, found)
-        if not made.deep:
-            self._save(made.after or _Place())
         ended = None
         with self._lock:
+            if found:
+                self._wound(made.disk, found)
             current = self._pass
             if not made.deep:
                 self._rolling, self._rolled_at = made.after or _Place(), self._clock.monotonic()
+                self._rolled(point, through=made.after is None)
             elif current is not None and current.finished_at is None:
                 current.place = made.after or _Place()
                 current.failures = 0
@@ -299,6 +323,7 @@ class DeepVerifier:
                 current.points = (first, point.number)
                 if made.after is None:
                     current.finished_at = self._clock.utc().isoformat(timespec="seconds")
+                    self._keep(sound=max(self._kept.sound, first))
                     ended = current
         if ended is not None:
             self._tell_ended(ended)
@@ -323,10 +348,15 @@ class DeepVerifier:
 
     def _tell(self, made: _Slice, point: CommittedPoint, found: list[tuple[int, int]]) -> None:
         total = sum(end - start for start, end in found)
+        sound = self._kept.sound
+        since = "since when is not known"
+        if sound:
+            since = f"it was right when compared last, at point {sound} or later, and may be wrong since"
         shown = ", ".join(f"{start}..{end}" for start, end in found[:8]) + ", …" * (len(found) > 8)
         text = (
             f"point {point.number} of {self._name} differs from the source at that instant: "
-            f"{format_bytes(total)} of disk {made.disk} in {len(found)} ranges ({shown})"
+            f"{format_bytes(total)} of disk {made.disk} in {len(found)} ranges ({shown}); "
+            f"{since}; it is sent again with the next cycle"
         )
         self._events.emit(
             "verify.differs",
@@ -336,6 +366,38 @@ class DeepVerifier:
             disk=made.disk,
             point=point.number,
             differing_bytes=total,
+            sound_point=sound,
+        )
+
+    def _wound(self, disk: DiskId, found: list[tuple[int, int]]) -> None:
+        """Under the lock."""
+        if self._mending is None:
+            return
+        self._mending.found(disk, Extents.of(found))
+        self._keep(wrong=_flat(self._mending.differing()))
+
+    def _healed(self, point: CommittedPoint) -> None:
+        """Tell what has become right with a point."""
+        with self._lock:
+            if self._mending is None or not self._kept.wrong:
+                return
+            before, left = self._kept.wrong, self._mending.differing()
+            if _flat(left) == before:
+                return
+            self._keep(wrong=_flat(left))
+            healed = _count(before) - _count(_flat(left))
+        rest = f"; {format_bytes(_count(_flat(left)))} follow" if left else ""
+        text = (
+            f"{format_bytes(healed)} of {self._name} that differed from the source are right again from "
+            f"point {point.number} on{rest}; points before it stay as they are"
+        )
+        self._events.emit(
+            "verify.healed",
+            Severity.WARNING,
+            text,
+            machine=self._machine,
+            point=point.number,
+            healed_bytes=healed,
         )
 
     def _tell_ended(self, ended: _Pass) -> None:
@@ -353,17 +415,38 @@ class DeepVerifier:
         if self.hurry is not None:
             self.hurry()
 
-    def _load(self) -> _Place:
+    def _load(self) -> _Kept:
         try:
             return msgspec.json.decode(
-                read_limited(self._state_path, size_bytes_max=_STATE_BYTES_MAX), type=_Place
+                read_limited(self._state_path, size_bytes_max=_STATE_BYTES_MAX), type=_Kept
             )
         except (OSError, *JSON_ERRORS):
-            return _Place()
+            return _Kept()
 
-    def _save(self, place: _Place) -> None:
+    def _rolled(self, point: CommittedPoint, *, through: bool) -> None:
+        """A slice of the rolling pass was compared. Under the lock."""
+        place, kept = self._rolling, self._kept
+        began = kept.began or point.number
+        if through:
+            self._keep(disk="", offset=0, began=0, sound=max(kept.sound, began))
+        else:
+            self._keep(disk=place.disk, offset=place.offset, began=began)
+
+    def _keep(self, **changes: object) -> None:
+        """Under the lock."""
+        self._kept = msgspec.structs.replace(self._kept, **changes)
         try:
             self._state_path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-            replace_file(self._state_path, msgspec.json.encode(place))
+            replace_file(self._state_path, msgspec.json.encode(self._kept))
         except OSError as error:  # the next start begins the pass again
-            log.warning("the position of the rolling verification was not kept: %s", error)
+            log.warning("the state of the verification was not kept: %s", error)
+
+
+def _flat(ranges: Mapping[DiskId, Extents]) -> dict[DiskId, tuple[int, ...]]:
+    return {
+        disk: tuple(number for part in where for number in part) for disk, where in sorted(ranges.items())
+    }
+
+
+def _count(flat: Mapping[DiskId, tuple[int, ...]]) -> int:
+    return sum(sum(numbers[1::2]) - sum(numbers[::2]) for numbers in flat.values())

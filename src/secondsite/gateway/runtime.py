@@ -332,6 +332,7 @@ class Protections:
             media=self._seeds.of(protection.machine, protection.name),
         )
         verifier.hurry = replication.hurry
+        verifier.heal_with(bench.mending)
         self._running[protection.machine] = replication
         self._verifiers[protection.machine] = verifier
         replication.start()
