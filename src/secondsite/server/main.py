@@ -21,10 +21,14 @@ from secondsite.server.api.listener import ApiServer, bind
 from secondsite.server.api.logs import log_json_lines
 from secondsite.server.api.metrics import Metrics
 from secondsite.server.api.services import Services
+from secondsite.server.calls.bells import Bells
+from secondsite.server.calls.service import Calls
 from secondsite.server.config import ServerConfig, load_config
 from secondsite.server.database.engine import Database, open_database
 from secondsite.server.database.migrations import require_current, upgrade
 from secondsite.server.identity.service import MASTER_KEY_NAME, Identity
+from secondsite.server.inventory.reader import InventoryReader
+from secondsite.server.inventory.service import Inventories
 from secondsite.server.people.audit import Audit
 from secondsite.server.people.login import Logins
 from secondsite.server.people.passwords import Passwords
@@ -84,6 +88,7 @@ class Server:
         logins = Logins(
             database, audit, tokens, self._passwords, setup_file=config.state_dir / SETUP_TOKEN_NAME
         )
+        calls, inventories = Calls(database, Bells()), Inventories(database)
         return Services(
             clock=self.clock,
             database=database,
@@ -93,6 +98,9 @@ class Server:
             tokens=tokens,
             logins=logins,
             identity=identity,
+            calls=calls,
+            inventories=inventories,
+            inventory_reader=InventoryReader(calls, inventories, identity.gateways.connected, self.clock),
             vault_id=lambda vault: identity.vaults.get(vault).id,
             checks=[self._not_stopping, lambda: _answers(database), lambda: require_current(database)],
         )
@@ -103,6 +111,9 @@ class Server:
         try:
             self._identity.start()
             self._stop.callback(self._identity.close)
+            assert services.inventory_reader is not None
+            services.inventory_reader.start()
+            self._stop.callback(services.inventory_reader.close)
             made = services.logins.prepare()
             if made is not None:
                 log.info("set-up token made", extra={"fields": {"file": str(made)}})

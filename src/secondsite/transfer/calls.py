@@ -13,64 +13,69 @@ an epoch older than it has seen (the worker that made it has lost the job to ano
 from __future__ import annotations
 
 import re
-from typing import Annotated, NewType
+from typing import Annotated, Literal, NewType
 
-import msgspec
+from pydantic import BaseModel, ConfigDict, Field
+from pydantic.alias_generators import to_camel
 
 from secondsite.base.errors import InvalidInput
 from secondsite.base.units import KIB, MIB
 
 CallId = NewType("CallId", str)
 
+PATH_ASK = "/api/v1/uplink/ask"
+PATH_ANSWERS = "/api/v1/uplink/answers"
 # The control API takes no larger body; an inventory of a thousand machines is about a megabyte.
 CALL_BODY_BYTES_MAX = 64 * KIB
 ANSWER_BODY_BYTES_MAX = 8 * MIB
-ASK_BYTES_MAX = 16 * KIB
+# as JSON text inside JSON: every quote of it is escaped
+ANSWER_BYTES_MAX = 2 * ANSWER_BODY_BYTES_MAX + 4 * KIB
 # How many calls one gateway works on at once; more wait at the server.
 UNDER_WAY_MAX = 8
 # Proxies drop what is silent for a minute.
 WAIT_SECONDS_MAX = 25.0
 
 _CALL_ID = re.compile(r"[0-9A-Za-z._:-]{1,128}\Z")
-_Id = Annotated[str, msgspec.Meta(min_length=1, max_length=128)]
-_Path = Annotated[str, msgspec.Meta(pattern="^/v1/", max_length=1024)]
+_Id = Annotated[str, Field(min_length=1, max_length=128, pattern=r"^[0-9A-Za-z._:-]+$")]
 
 
-class _Wire(msgspec.Struct, frozen=True, kw_only=True, rename="camel", forbid_unknown_fields=True):
+class _Wire(BaseModel):
     """Base: what is not known is refused, by both ends."""
 
+    model_config = ConfigDict(extra="forbid", frozen=True, alias_generator=to_camel, populate_by_name=True)
 
-class Call(_Wire, frozen=True, kw_only=True):
+
+class Call(_Wire):
     """One request to a gateway's control API. `job` and `epoch` are there whenever it changes something."""
 
     id: _Id
-    method: Annotated[str, msgspec.Meta(pattern="^(GET|PUT|POST|DELETE)$")]
-    path: _Path  # with its query
-    body: str = ""  # JSON
-    job: Annotated[str, msgspec.Meta(max_length=64)] = ""
-    epoch: Annotated[int, msgspec.Meta(ge=0, le=2**53)] = 0
+    method: Literal["GET", "PUT", "POST", "DELETE"]
+    path: Annotated[str, Field(pattern=r"^/v1/[!-~]*$", max_length=1024)]  # with its query
+    body: Annotated[str, Field(max_length=CALL_BODY_BYTES_MAX)] = ""  # JSON
+    job: Annotated[str, Field(max_length=64)] = ""
+    epoch: Annotated[int, Field(ge=0, le=2**53)] = 0
 
 
-class Calls(_Wire, frozen=True, kw_only=True):
+class Calls(_Wire):
     """What to do next, in the order they were made; empty: nothing within the time."""
 
     calls: tuple[Call, ...] = ()
 
 
-class Ask(_Wire, frozen=True, kw_only=True):
+class Ask(_Wire):
     """A gateway asks for work."""
 
-    room: Annotated[int, msgspec.Meta(ge=1, le=UNDER_WAY_MAX)]
-    under_way: Annotated[tuple[_Id, ...], msgspec.Meta(max_length=UNDER_WAY_MAX)] = ()
-    wait_seconds: Annotated[float, msgspec.Meta(ge=0, le=WAIT_SECONDS_MAX)] = WAIT_SECONDS_MAX
+    room: Annotated[int, Field(ge=1, le=UNDER_WAY_MAX)]
+    under_way: Annotated[tuple[_Id, ...], Field(max_length=UNDER_WAY_MAX)] = ()
+    wait_seconds: Annotated[float, Field(ge=0, le=WAIT_SECONDS_MAX)] = WAIT_SECONDS_MAX
 
 
-class Answer(_Wire, frozen=True, kw_only=True):
+class Answer(_Wire):
     """What came of a call: the control API's status and body, or an error of the gateway in the same form."""
 
     id: _Id
-    status: Annotated[int, msgspec.Meta(ge=100, le=599)]
-    body: str = ""  # JSON
+    status: Annotated[int, Field(ge=100, le=599)]
+    body: Annotated[str, Field(max_length=ANSWER_BODY_BYTES_MAX)] = ""  # JSON
 
     @property
     def ok(self) -> bool:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import msgspec
 import pytest
+from pydantic import ValidationError
 
 from secondsite.base.clock import SystemClock
 from secondsite.gateway import calls as module
@@ -33,6 +34,10 @@ def get(number: int = 1, path: str = "/v1/status") -> Call:
 def change(number: int = 1, *, job: str = "j", epoch: int = 1) -> Call:
     path = "/v1/protections/shop/point"
     return Call(id=f"c{number}", method="POST", path=path, body="{}", job=job, epoch=epoch)
+
+
+def call_of(method: str, path: str) -> Call:
+    return Call.model_validate({"id": "c", "method": method, "path": path, "job": "j", "epoch": 1})
 
 
 @pytest.fixture
@@ -67,7 +72,7 @@ def fences(tmp_path: Path) -> Fences:
     ],
 )
 def test_what_is_permitted_passes(fences: Fences, method: str, path: str) -> None:
-    check_call(Call(id="c", method=method, path=path, job="j", epoch=1), fences)
+    check_call(call_of(method, path), fences)
 
 
 @pytest.mark.parametrize(
@@ -79,18 +84,23 @@ def test_what_is_permitted_passes(fences: Fences, method: str, path: str) -> Non
         ("DELETE", "/v1/status"),
         ("GET", "/v1/status/x"),
         ("GET", "/v1/operations/a/b"),
-        ("GET", "/v1/status\n"),
         ("PUT", "/v1/protections/a/../../x"),
     ],
 )
 def test_anything_else_is_refused(fences: Fences, method: str, path: str) -> None:
     with pytest.raises(CallNotPermitted):
-        check_call(Call(id="c", method=method, path=path, job="j", epoch=1), fences)
+        check_call(call_of(method, path), fences)
+
+
+@pytest.mark.parametrize("path", ["/v1/status\n", "/v2/status", "/v1/ x", "/v1/ü", "/v1/" + "a" * 1024])
+def test_what_is_no_path_is_no_call(path: str) -> None:
+    with pytest.raises(ValidationError):
+        get(path=path)
 
 
 def test_a_change_belongs_to_a_job(fences: Fences) -> None:
     with pytest.raises(StepMissing):
-        check_call(msgspec.structs.replace(change(), job=""), fences)
+        check_call(change(job=""), fences)
 
 
 def test_a_step_of_an_older_epoch_is_refused_also_after_a_restart(tmp_path: Path) -> None:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
 from fastapi import FastAPI
 from fastapi.dependencies.models import Dependant
 from fastapi.exceptions import RequestValidationError
-from fastapi.routing import APIRoute
+from fastapi.routing import APIRoute, iter_route_contexts
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
@@ -17,8 +18,8 @@ from starlette.types import Scope
 
 from secondsite import __version__
 from secondsite.base.errors import SecondsiteError
-from secondsite.server.api import auditlog, enrolment, people, providers, system, vaults
-from secondsite.server.api.access import PUBLIC, mark_of, request_id_of
+from secondsite.server.api import auditlog, enrolment, inventory, people, providers, system, uplink, vaults
+from secondsite.server.api.access import CERTIFICATE, PUBLIC, mark_of, request_id_of
 from secondsite.server.api.errors import (
     InputRefused,
     MethodUnknown,
@@ -65,6 +66,8 @@ def build_app(services: Services) -> FastAPI:
         vaults.router,
         providers.router,
         enrolment.router,
+        inventory.router,
+        uplink.router,
     ):
         app.include_router(router)
     app.add_exception_handler(SecondsiteError, _ours)
@@ -121,13 +124,32 @@ async def _http(request: Request, error: Exception) -> Response:
     return answer
 
 
-def marks(dependant: Dependant) -> Iterator[str]:
-    """What a route's dependencies say about who may use it (`access.mark_of`)."""
+@dataclass(frozen=True)
+class Route:
+    """One method of one path. marks: what its dependencies say about who may use it (`access.mark_of`)."""
+
+    method: str
+    path: str
+    name: str
+    marks: frozenset[str]
+
+
+def _marks(dependant: Dependant) -> Iterator[str]:
     for dependency in dependant.dependencies:
         mark = mark_of(dependency.call)
         if mark is not None:
             yield mark
-        yield from marks(dependency)
+        yield from _marks(dependency)
+
+
+def routes_of(app: FastAPI) -> Iterator[Route]:
+    """Every route of the API."""
+    for found in iter_route_contexts(app.routes):
+        if not isinstance(found.original_route, APIRoute):
+            continue  # the description itself
+        marks = frozenset(_marks(found.dependant))
+        for method in sorted(found.methods or ()):
+            yield Route(method, str(found.path_format), str(found.name), marks)
 
 
 def _describe(app: FastAPI) -> None:
@@ -141,15 +163,12 @@ def _describe(app: FastAPI) -> None:
         schema.setdefault("components", {})["securitySchemes"] = {
             "token": {"type": "http", "scheme": "bearer"}
         }
-        for route in app.routes:
-            if not isinstance(route, APIRoute):
-                continue
-            for method in route.methods or ():
-                found = set(marks(route.dependant))
-                operation = schema["paths"][route.path_format].get(method.lower())
-                if operation is not None and found and found != {PUBLIC}:
+        for route in routes_of(app):
+            operation = schema["paths"].get(route.path, {}).get(route.method.lower())
+            if operation is not None and route.marks and route.marks != {PUBLIC}:
+                if CERTIFICATE not in route.marks:
                     operation["security"] = [{"token": []}]
-                    operation["x-operation"] = min(found)
+                operation["x-operation"] = min(route.marks)
         return schema
 
     app.openapi = described  # type: ignore[method-assign]  # FastAPI's documented way to extend it

@@ -17,14 +17,18 @@ from secondsite.base.clock import Clock
 from secondsite.base.errors import SecondsiteError
 from secondsite.base.units import KIB, MIB
 from secondsite.server.api.errors import BodyTooLarge, InternalFailure, problem_response
+from secondsite.server.api.listener import CERTIFICATE_KEY
 from secondsite.server.api.logs import REQUEST_ID
 from secondsite.server.api.metrics import UNMATCHED, Metrics
+from secondsite.transfer.calls import ANSWER_BYTES_MAX, PATH_ANSWERS
 
 log = logging.getLogger("secondsite.server.requests")
 
 BODY_BYTES_MAX = 1 * MIB
 # A log-in or an enrolment is some kilobytes; who proves nothing gets no more memory than that.
 ANONYMOUS_BODY_BYTES_MAX = 64 * KIB
+# Who shows a certificate of our authority may send what a gateway has to tell there.
+GATEWAY_BODY_BYTES_MAX = {PATH_ANSWERS: ANSWER_BYTES_MAX}
 # Chosen by a client to find its request again in the log; anything else is replaced.
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}\Z")
 _HEADERS = (
@@ -78,9 +82,7 @@ class Frame:
         try:
             caller = await self._authenticate(scope)
             scope["state"]["caller"] = caller
-            body = await _whole_body(
-                scope, receive, BODY_BYTES_MAX if caller is not None else ANONYMOUS_BODY_BYTES_MAX
-            )
+            body = await _whole_body(scope, receive, _body_bytes_max(scope, caller))
             if body is None:
                 return  # the client went away
             await self._app(scope, _replay(body, receive), send)
@@ -118,6 +120,12 @@ def _request_id(scope: Scope) -> str:
             if _REQUEST_ID.match(text):
                 return text
     return secrets.token_hex(8)
+
+
+def _body_bytes_max(scope: Scope, caller: object | None) -> int:
+    if scope["state"].get(CERTIFICATE_KEY) is not None and scope["path"] in GATEWAY_BODY_BYTES_MAX:
+        return GATEWAY_BODY_BYTES_MAX[scope["path"]]
+    return BODY_BYTES_MAX if caller is not None else ANONYMOUS_BODY_BYTES_MAX
 
 
 async def _whole_body(scope: Scope, receive: Receive, bytes_max: int) -> bytes | None:

@@ -7,8 +7,11 @@ from dataclasses import dataclass, field
 
 from secondsite.base.clock import Clock
 from secondsite.server.api.metrics import Metrics
+from secondsite.server.calls.service import Calls
 from secondsite.server.database.engine import Database
 from secondsite.server.identity.service import Identity
+from secondsite.server.inventory.reader import InventoryReader
+from secondsite.server.inventory.service import Inventories
 from secondsite.server.people.audit import Audit
 from secondsite.server.people.login import Logins
 from secondsite.server.people.tokens import Tokens
@@ -31,6 +34,9 @@ class Services:
     tokens: Tokens
     logins: Logins
     identity: Identity | None = None  # None: a server without enrolment (tests)
+    calls: Calls | None = None
+    inventories: Inventories | None = None
+    inventory_reader: InventoryReader | None = None
     checks: list[Callable[[], None]] = field(default_factory=list)
     # a vault's id by its id or name, whatever a path names it by; roles are held on ids
     vault_id: Callable[[str], str] = _as_given

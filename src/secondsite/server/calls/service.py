@@ -62,7 +62,7 @@ class Calls:
 
     def __init__(self, database: Database, bells: Bells) -> None:
         self._database = database
-        self._bells = bells
+        self.bells = bells
 
     def put(self, gateway: str, call: Call, *, seconds_max: float) -> None:
         """Have `gateway` do it; again with the same id is nothing new. Raises CallDiffers."""
@@ -91,7 +91,7 @@ class Calls:
             connection.execute(sa.insert(CALLS).values(**row, **times))
 
         self._database.run(write)
-        self._bells.ring(gateway)
+        self.bells.ring(gateway)
 
     def ready(self, gateway: str, ask: Ask) -> list[Call]:
         """What waits for the gateway and is not under way there, oldest first, as far as it has room."""
@@ -118,7 +118,7 @@ class Calls:
                 connection.execute(sa.update(CALLS).where(mine).values(**values))
 
         self._database.run(write)
-        self._bells.ring(answer.id)
+        self.bells.ring(answer.id)
 
     def result(self, identity: str) -> Answer | None:
         """The answer to a call, None while it is waited for. Raises CallUnknown, GatewaySilent."""
@@ -138,7 +138,7 @@ class Calls:
         call = Call(id=f"read:{fresh_id(self._database.clock)}", method="GET", path=path)
         clock = self._database.clock
         deadline = clock.monotonic() + seconds_max
-        with self._bells.listening(call.id) as heard:
+        with self.bells.listening(call.id) as heard:
             self.put(gateway, call, seconds_max=seconds_max)
             try:
                 while clock.monotonic() < deadline:

@@ -132,6 +132,14 @@ class Gateways:
             rows = connection.execute(query.order_by(gateways.c.name).limit(limit)).all()
             return self._read(connection, rows)
 
+    def connected(self) -> list[str]:
+        """The ids of those that were heard of lately."""
+        now, found, after = self._now(), [], ""
+        while page := self.page(after=after):
+            found += [one.id for one in page if one.contact is not None and one.contact.connected(now)]
+            after = page[-1].name
+        return found
+
     def get(self, name: str) -> Gateway:
         """By name. Raises GatewayUnknown."""
         with self._database.read() as connection:

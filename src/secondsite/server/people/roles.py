@@ -39,6 +39,7 @@ class Operation(enum.StrEnum):
     PROVIDER_READ = "provider.read"
     PROVIDER_WRITE = "provider.write"
     PROVIDER_REVOKE = "provider.revoke"
+    INVENTORY_REFRESH = "inventory.refresh"
     JOB_READ = "job.read"
     JOB_OPERATE = "job.operate"
     JOB_APPROVE = "job.approve"
@@ -61,6 +62,7 @@ TABLE: dict[Operation, frozenset[Role]] = {
     Operation.PROVIDER_READ: frozenset({_O, _C, _P, _A, _R}),
     Operation.PROVIDER_WRITE: frozenset({_O, _C}),
     Operation.PROVIDER_REVOKE: frozenset({_O, _C}),
+    Operation.INVENTORY_REFRESH: frozenset({_O, _C, _P}),
     Operation.JOB_READ: frozenset({_O, _C, _P, _A, _R}),
     Operation.JOB_OPERATE: frozenset({_O, _C, _P}),
     Operation.JOB_APPROVE: frozenset({_O, _A}),

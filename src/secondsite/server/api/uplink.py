@@ -1,0 +1,52 @@
+"""Routes by which gateways fetch what is asked of them, and answer it."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+
+from fastapi import APIRouter
+from starlette.concurrency import run_in_threadpool
+
+from secondsite.server.api.access import TheServices
+from secondsite.server.api.enrolment import TheGateway
+from secondsite.server.api.errors import NotReady
+from secondsite.server.api.services import Services
+from secondsite.server.calls.service import Calls as CallBook
+from secondsite.transfer.calls import PATH_ANSWERS, PATH_ASK, Answer, Ask, Calls
+
+router = APIRouter(tags=["uplink"])
+
+# What another server of the same database made rings no bell here, so it is looked for.
+LOOK_SECONDS = 1.0
+LOOK_ALONE_SECONDS = 10.0  # SQLite: there is no other server
+
+
+def calls_of(services: Services) -> CallBook:
+    """The server's calls. Raises NotReady."""
+    if services.calls is None:
+        raise NotReady(why="it asks nothing of gateways")
+    return services.calls
+
+
+@router.post(PATH_ASK)
+async def ask(body: Ask, who: TheGateway, services: TheServices) -> Calls:
+    """What the gateway is to do next; waits for it as long as the gateway says."""
+    book, clock = calls_of(services), services.clock
+    look = LOOK_ALONE_SECONDS if services.database.is_sqlite else LOOK_SECONDS
+    deadline = clock.monotonic() + body.wait_seconds
+    with book.bells.listening_async(who.id) as rung:
+        while True:
+            rung.clear()
+            found = await run_in_threadpool(book.ready, who.id, body)
+            left = deadline - clock.monotonic()
+            if found or left <= 0:
+                return Calls(calls=tuple(found))
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(rung.wait(), min(look, left))
+
+
+@router.post(PATH_ANSWERS, status_code=204)
+def answer(body: Answer, who: TheGateway, services: TheServices) -> None:
+    """What came of a call; the first answer counts."""
+    calls_of(services).answer(who.id, body)
