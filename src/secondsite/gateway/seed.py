@@ -26,7 +26,7 @@ from secondsite.base.clock import Clock
 from secondsite.base.crash import crash_point, mark
 from secondsite.base.errors import Outcome, SecondsiteError
 from secondsite.base.parse import JSON_ERRORS
-from secondsite.base.units import GIB, MIB, SUB_BLOCK_BYTES
+from secondsite.base.units import GIB, MIB, SUB_BLOCK_BYTES, format_bytes
 from secondsite.fabrics.base import Capture, DiskCapture, Quiesce
 from secondsite.gateway.compare import Compared
 from secondsite.gateway.cycle import (
@@ -43,6 +43,8 @@ from secondsite.gateway.cycle import (
 from secondsite.gateway.encode import DiskTrack, Encoder
 from secondsite.gateway.findings import facts_of
 from secondsite.journal.compare import Comparison
+from secondsite.journal.errors import RecordTooLarge
+from secondsite.journal.format import PROPOSAL_BYTES_MAX, REF_BYTES, SEGMENT_DATA_BYTES_MAX
 from secondsite.model.extents import Extents
 from secondsite.model.ids import DiskId
 from secondsite.transfer.errors import ShipmentLost
@@ -176,7 +178,7 @@ class Seed:
             return self._close(shipment, encoder, note, started)
         except BaseException as error:
             self._logs.abandon()
-            if isinstance(error, (ShipmentLost, DisksChanged)):
+            if isinstance(error, (ShipmentLost, DisksChanged, RecordTooLarge)):
                 shipment.discard()  # nothing can be sent for what is lost: the copy begins again
             raise
         finally:
@@ -227,8 +229,19 @@ class Seed:
         if not (set(note.sizes) <= set(disks) if more else list(note.sizes) == disks):
             raise DisksChanged(machine=self._bench.name, disks=", ".join(disks))
 
+    def _require_room_in_a_record(self, total: int) -> None:
+        """Refuse what could not be committed at the end, before a byte of it is read.
+
+        A quarter is left for segments that are not full (each slice ends some) and for the increments.
+        """
+        size = -(-total // SEGMENT_DATA_BYTES_MAX) * REF_BYTES * 5 // 4
+        if size > PROPOSAL_BYTES_MAX:
+            what = f"the first copy of {self._bench.name} ({format_bytes(total)})"
+            raise RecordTooLarge(what=what, size=size, limit=PROPOSAL_BYTES_MAX)
+
     def _first_note(self, capture: Capture, checkpoint: str) -> SeedNote:
         total = sum(disk.changed().total_bytes for disk in capture.disks)
+        self._require_room_in_a_record(total)
         self._progress.total_bytes = total
         sizes: dict[str, int] = {disk.id: disk.size_bytes for disk in capture.disks}
         return SeedNote(

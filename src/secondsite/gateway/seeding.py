@@ -30,13 +30,14 @@ from secondsite.base.errors import InvalidInput, Outcome, SecondsiteError
 from secondsite.base.files import read_limited, replace_file
 from secondsite.base.parse import JSON_ERRORS
 from secondsite.base.units import MIB
+from secondsite.journal.format import PROPOSAL_BYTES_MAX
 from secondsite.journal.keys import VaultKey, check_seal
 from secondsite.model.ids import KeyId, MachineId, machine_id
 from secondsite.model.points import PointProposal, SegmentRef
 from secondsite.transfer.errors import CacheFull, CacheLost
 from secondsite.transfer.protocols import CommittedPoint
 from secondsite.transfer.shipping import Shipment
-from secondsite.transfer.spool import PROPOSAL_BYTES_MAX, Batch, Spool
+from secondsite.transfer.spool import Batch, Spool
 
 ROOT = "secondsite-seed"
 MANIFEST = "manifest"

@@ -28,6 +28,19 @@ class ObjectDamaged(SecondsiteError):
     )
 
 
+class RecordTooLarge(SecondsiteError):
+    """More than one record can name; refused before anything is written."""
+
+    code = "record.too-large"
+    outcome = Outcome.REFUSED
+    happened = "{what} cannot be kept: it would take {size} bytes in one record, where {limit} fit."
+    cause = "A first copy names all its segments at once, and so many of them hold some 4 TiB of data."
+    action = (
+        "Protect fewer of the machine's disks (`secondsite protect --disk`), or let the guest discard what "
+        "it does not use. Nothing was changed."
+    )
+
+
 class WrongKey(SecondsiteError):
     """A key that is not the one."""
 

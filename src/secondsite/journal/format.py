@@ -101,6 +101,10 @@ INDEX_PLAIN_BYTES_MAX = (
 SEGMENT_BYTES_MAX = SEGMENT_HEADER.size + SEGMENT_DATA_BYTES_MAX + INDEX_PLAIN_BYTES_MAX + 4 * MIB
 # A first point names one segment for each 16 MiB of the machine: 64 MiB of JSON is about 4 TiB of data.
 RECORD_BODY_BYTES_MAX = 64 * MIB
+# What a source proposes: a receiver adds the point's place in the chain and a fingerprint for each disk.
+PROPOSAL_BYTES_MAX = RECORD_BODY_BYTES_MAX - 1 * MIB
+# A segment as a record names it: about 190 bytes, some more for long names of disks and for a span's id.
+REF_BYTES = 256
 BOX_PLAIN_BYTES_MAX = 8 * MIB
 
 

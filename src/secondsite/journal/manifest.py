@@ -10,7 +10,7 @@ import msgspec
 
 from secondsite.base.parse import JSON_ERRORS
 from secondsite.journal.box import seal_box
-from secondsite.journal.errors import damaged
+from secondsite.journal.errors import RecordTooLarge, damaged
 from secondsite.journal.format import (
     BOX_DEFINITION,
     RECORD_BODY_BYTES_MAX,
@@ -54,8 +54,13 @@ def encode_span(span: Span, key: LogKey | None) -> bytes:
 
 
 def frame(kind: int, number: int, body: bytes, key: LogKey | None) -> bytes:
-    """Put a record's header before its body and seal it."""
-    assert len(body) <= RECORD_BODY_BYTES_MAX, "refused at protection time: too many segments for one record"
+    """Put a record's header before its body and seal it. Raises RecordTooLarge.
+
+    What keeps bodies below that: a source refuses a first copy that would come near it (`gateway.seed`), a
+    point that comes over the wire is smaller (`transfer.wire`), a merge leaves so many segments unmerged.
+    """
+    if len(body) > RECORD_BODY_BYTES_MAX:
+        raise RecordTooLarge(what=f"record {number}", size=len(body), limit=RECORD_BODY_BYTES_MAX)
     fields = (VERSION, kind, 0, 0, len(body), number)
     head = RECORD_HEADER.pack(RECORD_MAGIC, *fields, bytes(32), sealed_with(key), bytes(32))
     head = head[:32] + blake3.blake3(head[:32]).update(body).digest() + head[64:80]

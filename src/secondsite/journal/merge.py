@@ -29,6 +29,7 @@ from secondsite.base.units import BLOCK_BYTES_MAX, MIB, SUB_BLOCK_BYTES
 from secondsite.journal.chain import Journal
 from secondsite.journal.chain_errors import PointUnknown
 from secondsite.journal.disk_index import DiskIndex, disk_points, merge_index
+from secondsite.journal.format import PROPOSAL_BYTES_MAX, REF_BYTES
 from secondsite.journal.keys import KeyRing
 from secondsite.journal.manifest import encode_span, record_hash
 from secondsite.journal.merged_index import Layer
@@ -189,6 +190,9 @@ def _range(journal: Journal, state: State, after: int, last: int) -> tuple[list[
     points = [point for point in journal.points_after(after) if point.number <= last]
     if len(points) < 2 or points[-1].number != last:
         raise NotMergeable(f"between {after} and {last} there is nothing to merge")
+    count = sum(len(point.segments) for point in points)
+    if count * REF_BYTES > PROPOSAL_BYTES_MAX:  # they may all be full, and then none of them goes
+        raise NotMergeable(f"one record cannot name the {count} segments of points {after} to {last}")
     return points, hashes
 
 

@@ -36,6 +36,8 @@ from secondsite.base.files import (
     temporary_beside,
 )
 from secondsite.base.units import KIB, MIB, format_bytes
+from secondsite.journal.errors import RecordTooLarge
+from secondsite.journal.format import PROPOSAL_BYTES_MAX
 from secondsite.model.events import EventSink, Severity
 from secondsite.model.ids import MachineId, SegmentId
 from secondsite.model.points import PointProposal, SegmentRef
@@ -46,7 +48,6 @@ AFTER_PROPOSAL = mark("spool.after-proposal")
 AFTER_GONE = mark("spool.after-gone")
 
 NOTE_BYTES_MAX = 64 * KIB
-PROPOSAL_BYTES_MAX = 64 * MIB
 LOG_BYTES_MAX = 256 * MIB
 _SMALL_BYTES_MAX = 4 * KIB
 _GONE = ".gone-"
@@ -372,8 +373,14 @@ class Batch:
                     self._spool.release(self._files.pop(id_))
 
     def seal(self, proposal: PointProposal) -> None:
-        """Keep the proposal, durable; every segment of it is kept or acknowledged already."""
+        """Keep the proposal, durable; every segment of it is kept or acknowledged already.
+
+        Raises RecordTooLarge: no target would take it.
+        """
         body = msgspec.json.encode(proposal)
+        if len(body) > PROPOSAL_BYTES_MAX:
+            what = f"an instant of {proposal.machine_name}"
+            raise RecordTooLarge(what=what, size=len(body), limit=PROPOSAL_BYTES_MAX)
         try:
             replace_file(self._path / "proposal", blake3.blake3(body).digest() + body)
         except OSError as error:
@@ -451,7 +458,7 @@ class Batch:
         with contextlib.suppress(FileNotFoundError):
             self.note = _read(self._path / "note", NOTE_BYTES_MAX)
         with contextlib.suppress(FileNotFoundError):
-            data = _read(self._path / "proposal", PROPOSAL_BYTES_MAX)
+            data = _read(self._path / "proposal", PROPOSAL_BYTES_MAX + 32)
             if blake3.blake3(data[32:]).digest() != data[:32]:
                 raise ValueError("a damaged proposal")
             self.proposal = msgspec.json.decode(data[32:], type=PointProposal)

@@ -25,6 +25,7 @@ import msgspec
 from secondsite.base.errors import Outcome, RemoteError, SecondsiteError
 from secondsite.base.parse import JSON_ERRORS
 from secondsite.base.units import KIB, MIB
+from secondsite.journal.format import PROPOSAL_BYTES_MAX
 from secondsite.model.ids import KeyId, MachineId, disk_id, key_id, machine_id, segment_id
 from secondsite.model.points import PointProposal
 from secondsite.transfer.errors import CertificateRefused, PeerNotAllowed, ProtocolViolation
@@ -36,8 +37,8 @@ PORT = 9443
 SEGMENT_BYTES_MAX = 32 * MIB
 KEY_BYTES_MAX = 4 * KIB
 CLAIM_BYTES_MAX = 16 * KIB
-# A first copy names all its segments at once, about 250 bytes each: room for 256,000 of them, 4 TiB of data.
-POINT_BYTES_MAX = 64 * MIB
+# A first copy names all its segments at once, about 200 bytes each: room for 300,000 of them, 4 TiB of data.
+POINT_BYTES_MAX = PROPOSAL_BYTES_MAX
 # What a target answers: heads and points carry disks but no segments.
 ANSWER_BYTES_MAX = 1 * MIB
 EPOCH_MAX = 99_999_999
