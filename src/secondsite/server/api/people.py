@@ -33,6 +33,7 @@ from secondsite.server.api.errors import Forbidden
 from secondsite.server.api.pages import AskedPage, Page
 from secondsite.server.api.schemas import TokenPath, UserPath, VaultPath
 from secondsite.server.api.services import Services
+from secondsite.server.identity.errors import VaultUnknown
 from secondsite.server.people.roles import EVERYWHERE, Actor, Caller, Grant, Operation, Role
 from secondsite.server.people.tokens import Limit
 
@@ -195,7 +196,11 @@ def withdraw_role(  # noqa: PLR0917 - called by name, by the framework
     services: TheServices,
 ) -> UserView:
     """Take a role from a user; one that is not held is fine."""
-    return UserView.of(services.users.withdraw(actor, user, _grant(services, vault, role)))
+    try:
+        held = _grant(services, vault, role)
+    except VaultUnknown:
+        held = Grant(vault, Role(role))  # the vault is gone, the role on its id may still be held
+    return UserView.of(services.users.withdraw(actor, user, held))
 
 
 @router.get("/users/{user}/tokens")

@@ -1,0 +1,110 @@
+"""What the server answers, as types. A test holds them against the API's own description.
+
+A newer server may say more than is known here: unknown fields are ignored.
+"""
+
+from __future__ import annotations
+
+from typing import Generic, TypeVar
+
+import msgspec
+
+T = TypeVar("T")
+
+
+class Answer(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
+    """Base of all answers."""
+
+
+class Health(Answer, frozen=True, kw_only=True):
+    """The server answers."""
+
+    status: str
+    version: str
+
+
+class RoleHeld(Answer, frozen=True, kw_only=True):
+    """A role on a vault (its id), or on everything (`*`)."""
+
+    vault: str
+    role: str
+
+    def text(self) -> str:
+        """``owner``, or ``operator on VAULT``."""
+        return self.role if self.vault == "*" else f"{self.role} on {self.vault}"
+
+
+class User(Answer, frozen=True, kw_only=True):
+    """A person, or a program that has a token."""
+
+    id: str
+    name: str
+    display_name: str
+    has_password: bool
+    disabled: bool
+    created_at: str
+    roles: list[RoleHeld]
+
+
+class Token(Answer, frozen=True, kw_only=True):
+    """An API token, without its secret."""
+
+    id: str
+    name: str
+    vault: str | None = None
+    role: str | None = None
+    created_at: str
+    expires_at: str
+    used_at: str | None = None
+
+
+class NewToken(Token, frozen=True, kw_only=True):
+    """A token with its text, which is in this answer only."""
+
+    text: str
+
+    def __repr__(self) -> str:
+        return f"NewToken({self.id})"
+
+
+class Me(Answer, frozen=True, kw_only=True):
+    """Who the caller is, and what the token in use allows at most."""
+
+    id: str
+    name: str
+    via: str
+    roles: list[RoleHeld]
+    vault_limit: str | None = None
+    role_limit: str | None = None
+
+
+class AuditEntry(Answer, frozen=True, kw_only=True):
+    """One row of the audit log."""
+
+    number: int
+    at: str
+    actor: str
+    via: str
+    address: str
+    request: str
+    operation: str
+    vault: str
+    target: str
+    outcome: str
+    detail: dict[str, str | int | bool | None]
+    digest: str
+    seal: str
+
+
+class AuditVerified(Answer, frozen=True, kw_only=True):
+    """The whole log holds."""
+
+    entries: int
+    digest: str
+
+
+class Page(Answer, Generic[T], frozen=True, kw_only=True):
+    """Some entries of a listing."""
+
+    value: list[T]
+    next_link: str | None = None
