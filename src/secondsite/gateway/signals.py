@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 
 from secondsite.base.clock import Clock
+from secondsite.base.crash import crash_point, mark
 from secondsite.base.errors import Outcome, SecondsiteError
 from secondsite.gateway.choose import parse_time
 from secondsite.gateway.holds import PREFIX
@@ -33,6 +34,10 @@ from secondsite.model.ids import MachineId
 from secondsite.model.points import Point
 from secondsite.model.signals import BURST_SECONDS, WINDOW_POINTS, Alert, Detector, Sample, last_clean
 
+AFTER_HOLD = mark("signals.after-hold")
+AFTER_EPISODE = mark("signals.after-episode")
+AFTER_DISMISSAL = mark("signals.after-dismissal")
+
 # People find out on Monday, or after a holiday. Then the hold ends and the retention decides again.
 HOLD_DAYS = 14
 
@@ -47,6 +52,14 @@ class NothingInDoubt(SecondsiteError):
     action = "See `secondsite points list {machine}`."
 
 
+@dataclass(frozen=True)
+class _Raised:
+    """An alert to be kept and told. `again`: an earlier process kept it, and may not have told it."""
+
+    alert: Alert
+    again: bool = False
+
+
 @dataclass
 class _Watched:
     """One machine."""
@@ -54,7 +67,7 @@ class _Watched:
     detector: Detector = field(default_factory=Detector)
     number: int = 0  # the newest point judged
     blind: bool = False
-    waiting: list[Alert] = field(default_factory=list)  # the store did not take them yet
+    waiting: list[_Raised] = field(default_factory=list)  # the store did not take them yet
 
 
 class SignalsWatch:
@@ -83,17 +96,28 @@ class SignalsWatch:
                 self._events.emit("signals.failed", Severity.WARNING, text, machine=journal.machine)
 
     def _begin(self, journal: Journal, newest: Point) -> _Watched:
-        """Read what was before. What of it is an alert without an episode was cut off by a kill."""
+        """Read what was before, and end what a kill cut off.
+
+        An alert without an episode is raised now; one with an episode is told again, since events are not
+        kept; the hold of one that was dismissed goes.
+        """
         watched = _Watched()
         kept = read_episodes(journal)
+        held = {pin.holder for pin in journal.state().pins}
+        for episode in kept:
+            if episode.dismissed is not None and hold_of(episode.found.first) in held:
+                journal.unpin(hold_of(episode.found.first))
         before = [p for p in journal.points()[-WINDOW_POINTS:] if p.number < newest.number]
         for point in before:
             alert = watched.detector.feed(sample_of(point))
-            if alert is None or any(e.found.first <= alert.number <= e.found.number for e in kept):
+            if alert is None:
+                continue
+            known = [e for e in kept if e.found.first <= alert.number <= e.found.number]
+            if any(e.dismissed is not None for e in known):
                 continue
             # of older ones the points between may be thinned out: they were judged when they were whole
             if sample_of(newest).at - sample_of(point).at <= BURST_SECONDS:
-                watched.waiting.append(alert)
+                watched.waiting.append(_Raised(alert, again=bool(known)))
         watched.number = before[-1].number if before else 0
         return watched
 
@@ -101,7 +125,7 @@ class SignalsWatch:
         watched.number = point.number
         alert = watched.detector.feed(sample_of(point))
         if alert is not None:
-            watched.waiting.append(alert)
+            watched.waiting.append(_Raised(alert))
         blind = watched.detector.blind
         if blind and not watched.blind:
             text = (
@@ -111,8 +135,9 @@ class SignalsWatch:
             self._events.emit("signals.blind", Severity.INFORMATION, text, machine=point.machine)
         watched.blind = blind
 
-    def _raise(self, journal: Journal, alert: Alert) -> None:
-        points = journal.points()
+    def _raise(self, journal: Journal, raised: _Raised) -> None:
+        """Hold, keep, tell, in this order: a kill between two leaves what the next start does again."""
+        alert, points = raised.alert, journal.points()
         clean = next((p for p in reversed(points) if p.number < alert.first), None)
         name = points[-1].machine_name
         record = EpisodeRecord(
@@ -126,10 +151,15 @@ class SignalsWatch:
             critical=alert.critical,
             scrambled_bytes=alert.scrambled_bytes,
         )
-        if not keep_episode(journal, record):
-            return
-        if clean is not None:
-            self._hold(journal, record, clean.number)
+        if not raised.again:
+            if any(kept.found.first == alert.first for kept in read_episodes(journal)):
+                return
+            if clean is not None:
+                self._hold(journal, record, clean.number)
+            crash_point(AFTER_HOLD)
+            if not keep_episode(journal, record):
+                return
+            crash_point(AFTER_EPISODE)
         offered = (
             f"the newest point before it is {clean.number} ({clean.given_at}), held for {HOLD_DAYS} days"
             if clean
@@ -186,6 +216,7 @@ class SignalsWatch:
                         at=self._now(),
                     ),
                 )
+                crash_point(AFTER_DISMISSAL)
                 journal.unpin(hold_of(first))
         text = f"points of {points[-1].machine_name} from {before.first} on are sound: {request.note}"
         self._events.emit("signals.dismissed", Severity.INFORMATION, text, machine=journal.machine)
