@@ -18,7 +18,17 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
 from bench.report import Figure, Report  # noqa: E402
 
-BENCHES = ("first_copy", "cycles", "churn", "journal", "export", "boot", "guest_latency")
+BENCHES = (
+    "first_copy",
+    "cycles",
+    "compare",
+    "traffic",
+    "churn",
+    "journal",
+    "export",
+    "boot",
+    "guest_latency",
+)
 
 
 def main() -> int:

@@ -58,7 +58,7 @@ def _empty_figure(name: str, seconds: list[float]) -> Figure:
 
 def _changed_cycle(sites: Pair, machine: machines.IdleMachine, offsets: list[int]) -> float:
     """Write while the next cycle is far off, then let it come."""
-    points = _rest(sites, machine.name)
+    points = rest(sites, machine.name)
     machine.write(offsets, os.urandom(4096))
     if sites.status(machine.name).points != points:
         raise RuntimeError("a cycle came while the bench was writing")
@@ -71,7 +71,7 @@ def _changed_cycle(sites: Pair, machine: machines.IdleMachine, offsets: list[int
     return seconds
 
 
-def _rest(sites: Pair, machine: str) -> int:
+def rest(sites: Pair, machine: str) -> int:
     """Wait until no point has come for a while (one was due already when the frequency was lowered)."""
     points, since = sites.status(machine).points, time.monotonic()
     while time.monotonic() - since < REST_SECONDS:

@@ -32,6 +32,29 @@ def make_mixed(path: Path, size_bytes: int = 4 * GIB) -> int:
     return data_bytes
 
 
+def make_full(path: Path, size_bytes: int = 4 * GIB) -> None:
+    """A raw disk without a hole: real files and random bytes in turn, in stripes."""
+    files = _file_bytes()
+    with path.open("wb") as disk:
+        for _ in range(0, size_bytes, 2 * STRIPE_BYTES):
+            disk.write(_take(files, STRIPE_BYTES))
+            disk.write(os.urandom(STRIPE_BYTES))
+        os.fsync(disk.fileno())
+
+
+def make_sparse(path: Path, size_bytes: int, data_bytes: int) -> None:
+    """A raw disk that is almost all one hole: its data, files and random bytes, lie in four parts of it."""
+    files = _file_bytes()
+    with path.open("wb") as disk:
+        disk.truncate(size_bytes)
+        for part in range(4):
+            disk.seek(part * (size_bytes // 4))
+            for _ in range(0, data_bytes // 4, 2 * STRIPE_BYTES):
+                disk.write(_take(files, STRIPE_BYTES))
+                disk.write(os.urandom(STRIPE_BYTES))
+        os.fsync(disk.fileno())
+
+
 def _file_bytes() -> Iterator[bytes]:
     while True:
         count = 0

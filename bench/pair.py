@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import threading
 import time
 from collections.abc import Iterator
@@ -58,6 +59,35 @@ class Pair:
         """End a protection, so that the next first copy starts from nothing."""
         with self.gateways.client(self.sites.a) as client, contextlib.suppress(SecondsiteError):
             client.unprotect(machine)
+
+    def line_bytes(self) -> int:
+        """Bytes on the line between the sites so far, both directions, headers and TLS with them."""
+        site = self.sites.a
+        [found] = json.loads(site.run("ip", "-s", "-j", "link", "show", "wan0"))
+        return sum(int(found["stats64"][way]["bytes"]) for way in ("rx", "tx"))
+
+    def forget_everything(self, machine: str) -> None:
+        """A's gateway is killed, and the machine's checkpoints go with their bitmaps: nothing is known of it.
+
+        The next `start_source` has to compare all of it with what B holds.
+        """
+        site = self.sites.a
+        self.gateways.running.pop(site.name).kill()
+        with contextlib.closing(site.connect()) as connection:
+            for checkpoint in connection.lookupByName(machine).listAllCheckpoints():
+                checkpoint.delete(0)
+
+    def start_source(self) -> None:
+        """A's gateway again."""
+        self.gateways.start(self.sites.a)
+
+    def event_at(self, code: str) -> datetime:
+        """When A told the newest event of this code."""
+        with self.gateways.client(self.sites.a) as client:
+            times = [entry.event.at for entry in client.events() if entry.event.code == code]
+        if not times:
+            raise RuntimeError(f"there was no {code}")
+        return datetime.fromisoformat(times[-1])
 
     def wait_until_quiet(self, *, seconds: float = 120) -> None:
         """Until neither gateway has used a twentieth of a core for a second."""
