@@ -50,6 +50,16 @@ def test_the_reference_names_the_bytes() -> None:
     assert ref.data_bytes == sum(len(content) for _, content in guest_blocks()) + (64 << 10)
 
 
+@pytest.mark.parametrize("text_first", [True, False])
+def test_a_block_that_is_hard_in_one_half_is_compressed_all_the_same(text_first: bool) -> None:
+    """The end of one file and the beginning of another; what stands in the middle says nothing of both."""
+    text, hard = (b"a line of a log file\n" * 2000)[: 32 << 10], random.Random(1).randbytes(32 << 10)
+    block = text + hard if text_first else hard + text
+    items = [(0, random.Random(2).randbytes(64 << 10)), (64 << 10, block)]
+    data, _ = encode_segment(sample_head(), KEY, [(at, memoryview(content), None) for at, content in items])
+    assert len(data) < (64 << 10) + (36 << 10)
+
+
 def test_zero_blocks_hold_no_bytes_and_blocks_never_cross_64_kib() -> None:
     data, _ = sample_segment()
     index = reader_of(data).index
