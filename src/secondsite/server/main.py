@@ -154,6 +154,9 @@ class Server:
         )
         keeper.start()
         self._stop.callback(keeper.join, 5.0)
+        # gateways that wait for work go away with nothing, instead of holding the listener open
+        assert services.calls is not None
+        self._stop.callback(services.calls.bells.close)
         # undone first: whoever asks /ready is told before the listener goes
         self._stop.callback(self._stopping.set)
 

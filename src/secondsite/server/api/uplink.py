@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Request
 from starlette.concurrency import run_in_threadpool
 
 from secondsite.server.api.access import TheServices
@@ -30,7 +30,7 @@ def calls_of(services: Services) -> CallBook:
 
 
 @router.post(PATH_ASK)
-async def ask(body: Ask, who: TheGateway, services: TheServices) -> Calls:
+async def ask(body: Ask, request: Request, who: TheGateway, services: TheServices) -> Calls:
     """What the gateway is to do next; waits for it as long as the gateway says."""
     book, clock = calls_of(services), services.clock
     look = LOOK_ALONE_SECONDS if services.database.is_sqlite else LOOK_SECONDS
@@ -40,7 +40,7 @@ async def ask(body: Ask, who: TheGateway, services: TheServices) -> Calls:
             rung.clear()
             found = await run_in_threadpool(book.ready, who.id, body)
             left = deadline - clock.monotonic()
-            if found or left <= 0:
+            if found or left <= 0 or book.bells.closed or await request.is_disconnected():
                 return Calls(calls=tuple(found))
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(rung.wait(), min(look, left))

@@ -18,6 +18,15 @@ class Bells:
         self._lock = threading.Lock()
         self._threads: dict[str, set[threading.Event]] = {}
         self._loops: dict[str, set[tuple[asyncio.AbstractEventLoop, asyncio.Event]]] = {}
+        self.closed = False
+
+    def close(self) -> None:
+        """Wake everybody: the server stops, and nobody is to wait any more."""
+        with self._lock:
+            self.closed = True
+            names = {*self._threads, *self._loops}
+        for name in names:
+            self.ring(name)
 
     def ring(self, name: str) -> None:
         """Wake everybody who waits for `name` now."""
