@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
+import contextlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import datetime, timedelta
 from pathlib import Path
 
 from cryptography import x509
@@ -10,13 +13,20 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from secondsite import __version__
-from secondsite.base.clock import FakeClock
+from secondsite.base.clock import FakeClock, SystemClock
+from secondsite.gateway.enrol import NewMember, enrol
+from secondsite.gateway.enrolclient import Way
+from secondsite.gateway.enrolfiles import Membership
+from secondsite.server.config import Limits, ServerConfig
+from secondsite.server.config import Listen as ServerListen
 from secondsite.server.database.engine import Database
 from secondsite.server.identity.gateways import GatewayIdentity
 from secondsite.server.identity.service import Identity
+from secondsite.server.main import Server
 from secondsite.transfer import enrolment as wire
 from secondsite.transfer.certificates import request_for
 from secondsite.transfer.registration import RegistrationKey
+from support.server import cheap_passwords
 
 URL = "https://server.example:8443"
 DAY = 86400.0
@@ -86,3 +96,70 @@ def heartbeat(clock: FakeClock, **said: object) -> wire.Heartbeat:
     """A gateway lives."""
     fields = {"version": __version__, "sent_at": wire.time_text(clock.utc())} | said
     return wire.Heartbeat.model_validate(fields)
+
+
+class OffsetClock(SystemClock):
+    """The machine's clocks, the time of day moved by `offset`: for servers whose threads really wait."""
+
+    offset = timedelta(0)
+
+    def utc(self) -> datetime:
+        return super().utc() + self.offset
+
+    @contextlib.contextmanager
+    def moved(self, **by: float) -> Iterator[None]:
+        """Somewhere else in time, for a while."""
+        before, self.offset = self.offset, self.offset + timedelta(**by)
+        try:
+            yield
+        finally:
+            self.offset = before
+
+
+@dataclass
+class Served:
+    """A whole server with its real TLS listener on loopback."""
+
+    server: Server
+    clock: OffsetClock
+    url: str
+
+    @property
+    def identity(self) -> Identity:
+        services = self.server.services
+        assert services is not None
+        assert services.identity is not None
+        return services.identity
+
+    def key(self, *, again: str | None = None) -> RegistrationKey:
+        """A registration key of the vault "North"."""
+        if not self.identity.vaults.all():
+            self.identity.vaults.create("North")
+        made, _ = self.identity.keys.create("North", url=self.url, by="maria", for_gateway=again)
+        return made
+
+    def enrol(
+        self, directory: Path, name: str = "gateway-a", key: RegistrationKey | None = None
+    ) -> Membership:
+        """As the command does it."""
+        member = NewMember(name=name, friendly_name=name, site="site a")
+        return enrol(key or self.key(), member, directory, way=Way(self.url), clock=self.clock)
+
+
+@contextlib.contextmanager
+def served(state_dir: Path, database: str | None = None) -> Iterator[Served]:
+    """A server that answers, until the end of the block."""
+    clock = OffsetClock()
+    config = ServerConfig(
+        state_dir=state_dir,
+        database=database,
+        listen=ServerListen(host="127.0.0.1", port=0),
+        limits=Limits(stop_seconds=2),
+    )
+    server = Server(config, clock=clock, passwords=cheap_passwords())
+    server.start()
+    try:
+        assert server.address is not None
+        yield Served(server, clock, f"https://127.0.0.1:{server.address[1]}")
+    finally:
+        server.stop()

@@ -91,6 +91,12 @@ class ScrubSettings(_Section):
     bytes_per_second: Annotated[float, Field(gt=0)] | None = None  # read by a scheduled one; none: no limit
 
 
+class ServerSettings(_Section):
+    """The server this gateway belongs to; absent: it works alone."""
+
+    directory: Path  # where `secondsite gateway enrol` left its files
+
+
 class GatewayConfig(_Section):
     """The whole file."""
 
@@ -114,6 +120,7 @@ class GatewayConfig(_Section):
     vault_key: Path
     tls: Tls
     listen: Listen | None = None
+    server: ServerSettings | None = None
     fabric: FabricSettings | None = None
     peers: dict[str, str] = {}  # name (as in its certificate) -> https://host:port
     # which machines a peer may write; a peer that is not named here may write any it is the writer of

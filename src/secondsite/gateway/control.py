@@ -28,6 +28,7 @@ from secondsite.fabrics.base import Fabric
 from secondsite.gateway.adopt import Adoptions
 from secondsite.gateway.adoptmessages import AdoptRequest
 from secondsite.gateway.adoptroutes import AdoptionRoutes
+from secondsite.gateway.enrolgate import Gate, gated, open_gate
 from secondsite.gateway.holds import Holds
 from secondsite.gateway.keycontrol import key_routes
 from secondsite.gateway.keyrotation import KeyRotation
@@ -125,6 +126,7 @@ class ControlServices:
     seed_imports: SeedImports | None = None
     key_rotation: KeyRotation | None = None
     adoptions: Adoptions | None = None
+    gate: Gate = open_gate
 
 
 def error_status(error: SecondsiteError) -> int:
@@ -205,7 +207,7 @@ class ControlApi:
         table += AdoptionRoutes(
             services.name, services.adoptions, self._missing, self._recovery, read, _call
         ).table()
-        return [Route(path, handler, methods=[method]) for method, path, handler in table]
+        return [Route(p, gated(m, handler, services.gate), methods=[m]) for m, p, handler in table]
 
     # roles
 

@@ -29,6 +29,8 @@ from secondsite.gateway.config import FabricSettings, GatewayConfig, load_config
 from secondsite.gateway.control import ControlServices
 from secondsite.gateway.controlserver import serve_control
 from secondsite.gateway.digestservice import DigestService
+from secondsite.gateway.enrolgate import Gate, open_gate
+from secondsite.gateway.enrolkeeper import ServerKeeper, facts_of
 from secondsite.gateway.events import EventLog
 from secondsite.gateway.exports import Exports, qemu_access
 from secondsite.gateway.fingerprints import Fingerprints
@@ -132,6 +134,7 @@ class Gateway:
                 scrubs=scrubs,
                 seed_imports=seed_imports,
                 adoptions=adoptions,
+                gate=self._open_server(),
             )
             server = serve_control(services, config.control_socket)
             self._stop.callback(server.stop)
@@ -142,6 +145,23 @@ class Gateway:
     def stop(self) -> None:
         """Everything down; machines, exports and test failovers go on without us."""
         self._stop.close()
+
+    def _open_server(self) -> Gate:
+        """Stay in touch with the server this gateway belongs to, where there is one."""
+        settings = self._config.server
+        if settings is None:
+            return open_gate
+        protections = self.protections
+        keeper = ServerKeeper(
+            settings.directory,
+            clock=self.clock,
+            events=self.events,
+            chance=random.Random(),  # noqa: S311 - spreads renewals, guards nothing
+            facts=lambda: facts_of(protections.statuses() if protections else ()),
+        )
+        keeper.start()
+        self._stop.callback(keeper.close)
+        return keeper.check_may_work
 
     def _open_fabric(self) -> Fabric | None:
         settings = self._config.fabric
