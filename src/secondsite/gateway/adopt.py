@@ -35,7 +35,7 @@ from secondsite.gateway.adopterrors import (
 from secondsite.gateway.adoptimage import look_at
 from secondsite.gateway.adoptmessages import AdoptionState, AdoptionStatus, AdoptRequest
 from secondsite.gateway.adoptrecord import AdoptionRecord, RecordFile
-from secondsite.gateway.adoptroom import Site
+from secondsite.gateway.adoptroom import Site, require_room_in_a_record
 from secondsite.gateway.adoptrun import BegunAnew, Run, misfit, noter, offer_of, status_of
 from secondsite.gateway.adoptseal import drop_objects, make_tables, seal
 from secondsite.gateway.compare import answer_from
@@ -127,7 +127,9 @@ class Adoptions:
         for disk, asked in sorted(request.images.items()):
             images[disk] = look_at(Path(asked.path), asked.format)
             self._site.require_unused(images[disk])
-        self._site.require_room(sum(image.held_bytes for image in images.values()))
+        held = sum(image.held_bytes for image in images.values())
+        self._site.require_room(held)
+        require_room_in_a_record(name, held)
         with self._lock:
             before = self._runs.get(machine)
             if before is not None and (not before.ended or before.file.has_log):

@@ -10,6 +10,8 @@ from typing import Protocol
 from secondsite.base.units import format_bytes
 from secondsite.gateway.adopterrors import AdoptionNoRoom, ImageInUse
 from secondsite.gateway.adoptimage import Image
+from secondsite.journal.errors import RecordTooLarge
+from secondsite.journal.format import PROPOSAL_BYTES_MAX, REF_BYTES, SEGMENT_DATA_BYTES_MAX
 from secondsite.model.machines import Machine, PowerState
 
 # Segments shrink what they hold, rarely grow it by more than this.
@@ -49,7 +51,7 @@ class TargetSite:
     def require_room(self, size_bytes: int) -> None:
         """See `Site`."""
         wanted: dict[int, tuple[Path, int]] = {}
-        for volume in self._volumes:
+        for volume in map(_existing, self._volumes):
             device = volume.stat().st_dev
             before = wanted.get(device, (volume, 0))[1]
             wanted[device] = (volume, before + int(size_bytes * _OVERHEAD))
@@ -57,3 +59,16 @@ class TargetSite:
             free = shutil.disk_usage(volume).free
             if free < needed:
                 raise AdoptionNoRoom(path=volume, free=format_bytes(free), needed=format_bytes(needed))
+
+
+def _existing(directory: Path) -> Path:
+    """Where a directory is, or is going to be made."""
+    return next(place for place in (directory, *directory.parents) if place.exists())
+
+
+def require_room_in_a_record(name: str, size_bytes: int) -> None:
+    """Raise RecordTooLarge unless the first point can name the copy's segments, and some more."""
+    size = -(-size_bytes // SEGMENT_DATA_BYTES_MAX) * REF_BYTES * 5 // 4
+    if size > PROPOSAL_BYTES_MAX:
+        what = f"the copy of {name} ({format_bytes(size_bytes)})"
+        raise RecordTooLarge(what=what, size=size, limit=PROPOSAL_BYTES_MAX)
