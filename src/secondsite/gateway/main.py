@@ -24,6 +24,7 @@ from secondsite.gateway.adopt import Adoptions
 from secondsite.gateway.adoptroom import TargetSite
 from secondsite.gateway.basehost import end_idle
 from secondsite.gateway.bases import base_opener, bases_under
+from secondsite.gateway.calls import Uplink, over_socket
 from secondsite.gateway.certificates import CertificateWatch
 from secondsite.gateway.config import FabricSettings, GatewayConfig, load_config
 from secondsite.gateway.control import ControlServices
@@ -33,6 +34,7 @@ from secondsite.gateway.enrolgate import Gate, open_gate
 from secondsite.gateway.enrolkeeper import ServerKeeper, facts_of
 from secondsite.gateway.events import EventLog
 from secondsite.gateway.exports import Exports, qemu_access
+from secondsite.gateway.fences import Fences
 from secondsite.gateway.fingerprints import Fingerprints
 from secondsite.gateway.holds import Holds
 from secondsite.gateway.keyrotation import KeyRotation
@@ -48,6 +50,7 @@ from secondsite.gateway.scrub import Scrubs
 from secondsite.gateway.seedimport import SeedImports
 from secondsite.gateway.signals import SignalsWatch
 from secondsite.gateway.storecheck import open_checked
+from secondsite.gateway.uplink import EnrolledClients, ServerCalls
 from secondsite.gateway.views import load_key
 from secondsite.journal.chain import Journal, machines
 from secondsite.journal.store import ObjectStore
@@ -138,6 +141,7 @@ class Gateway:
             )
             server = serve_control(services, config.control_socket)
             self._stop.callback(server.stop)
+            self._open_uplink()
         except BaseException:
             self.stop()
             raise
@@ -162,6 +166,20 @@ class Gateway:
         keeper.start()
         self._stop.callback(keeper.close)
         return keeper.check_may_work
+
+    def _open_uplink(self) -> None:
+        """Do what the server asks for, on the control API, which answers from now on."""
+        if self._config.server is None:
+            return
+        clients = EnrolledClients(self._config.server.directory)
+        uplink = Uplink(
+            ServerCalls(clients.open, clients.serial),
+            over_socket(self._config.control_socket),
+            Fences(self._config.state_dir / "fences.json"),
+            self.clock,
+        )
+        uplink.start()
+        self._stop.callback(uplink.close)
 
     def _open_fabric(self) -> Fabric | None:
         settings = self._config.fabric
