@@ -3,12 +3,13 @@
 SQLite and PostgreSQL behave alike to their callers: a `read` sees one consistent picture, a `write` is the
 only one of its kind at that moment, on all servers of one database, so that what it reads is true until it
 ends (SQLite allows one writer by itself; on PostgreSQL a lock of the transaction does it). Where each
-statement carries its own condition, as the jobs' do, `write(alone=False)` lets PostgreSQL run several at once.
+statement carries its own condition, as the jobs' do, `write(alone=False)` lets PostgreSQL run several.
 """
 
 from __future__ import annotations
 
 import contextlib
+import sqlite3
 import threading
 from collections.abc import Callable, Iterator
 from typing import TypeVar
@@ -157,12 +158,12 @@ def _sqlite(url: URL) -> Engine:
         cursor = raw.cursor()
         for setting in (
             f"busy_timeout = {WAIT_SECONDS_MAX * 1000}",
-            "journal_mode = WAL",
             "synchronous = FULL",  # what was answered outlives a power cut: in WAL mode NORMAL loses it
             "foreign_keys = ON",
             "journal_size_limit = 67108864",  # 64 MiB: a write-ahead log that once grew is cut again
         ):
             cursor.execute(f"PRAGMA {setting}")
+        _write_ahead(cursor)
         cursor.close()
 
     @sa.event.listens_for(engine, "begin")
@@ -173,6 +174,25 @@ def _sqlite(url: URL) -> Engine:
         connection.exec_driver_sql("BEGIN" if reading else "BEGIN IMMEDIATE")
 
     return engine
+
+
+def _write_ahead(cursor: sa.engine.interfaces.DBAPICursor) -> None:
+    """Have the file keep a write-ahead log. Its mode stays with the file, so it is changed once.
+
+    Of several that change a new file's mode at once all but one are told "locked" without any waiting.
+    """
+    never = threading.Event()
+    for _ in range(WAIT_SECONDS_MAX * 20):
+        cursor.execute("PRAGMA journal_mode")
+        if cursor.fetchone() == ("wal",):
+            return
+        try:
+            cursor.execute("PRAGMA journal_mode = WAL")
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY:
+                raise
+            never.wait(0.05)
+    cursor.execute("PRAGMA journal_mode = WAL")  # with its own error
 
 
 def _postgresql(url: URL) -> Engine:

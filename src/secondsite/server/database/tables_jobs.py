@@ -30,7 +30,7 @@ class _Jobs(TypedColumns):
     error: Named[str | None]  # JSON of an error's sentences
     note: Named[str | None]  # why it waits
     warnings: Named[int]  # clean-ups that were given up; the log has them
-    progress: Named[float]  # 0..1
+    progress: Named[float]  # 0..1; it never goes back while the job goes forward
     progress_text: Named[str]
     ready: Named[str | None]  # moment from which a worker may take it; NULL: only a wake makes it due
     woken: Named[int]  # something happened while a worker had it: it must look again before it waits
@@ -61,6 +61,8 @@ class _Steps(TypedColumns):
     state: Named[str]  # states.StepState
     attempt: Named[int]  # tries of the action that is due, from 1; 0: not begun
     epoch: Named[int]  # of the last try
+    failures: Named[int]  # tries in a row that failed in a way that may pass
+    lost: Named[int]  # tries whose worker vanished
     output: Named[str | None]  # JSON
     error: Named[str | None]  # JSON
     started: Named[str | None]
@@ -93,6 +95,7 @@ job_locks = Table("job_locks", METADATA, _Locks, Index(None, "job"))
 class _Workers(TypedColumns):
     id: Named[str] = Column(primary_key=True)  # a new one for every start of a worker
     name: Named[str]  # for people: host and process
+    process: Named[str]  # processes.own(): peers on the same machine see at once that it is gone
     beat: Named[
         int
     ]  # grows while it lives; others judge by its standing still, never by a clock of the other's

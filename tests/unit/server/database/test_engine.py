@@ -24,7 +24,7 @@ from secondsite.server.database.migrations import upgrade
 from secondsite.server.database.tables_jobs import job_locks, job_log, job_workers
 from support.databases import PostgreSQL
 
-WORKER = {"name": "n", "started": "s", "seen": "s"}
+WORKER = {"name": "n", "process": "p", "started": "s", "seen": "s"}
 
 
 def add(database: Database, key: str, beat: int = 0) -> None:

@@ -1,0 +1,256 @@
+"""Servers killed and stalled, the database away: every job ends as it must, nothing doubled, nothing missing.
+
+`./run chaos` kills more and longer.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+import random
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import sqlalchemy as sa
+
+from secondsite.base.clock import SystemClock
+from secondsite.base.crash import MARKS
+from secondsite.server.database.engine import Database, open_database
+from secondsite.server.database.errors import DatabaseUnavailable
+from secondsite.server.database.migrations import upgrade
+from secondsite.server.database.tables_jobs import job_locks, job_log, job_steps, jobs
+from secondsite.server.jobs import runner
+from secondsite.server.jobs.states import ENDED, JobState
+from support.databases import Databases, PostgreSQL
+from support.job_chaos import LEASE_SECONDS, OUTSIDE, STEPS, Chaos, calls, effects, jobs_of, seen
+
+pytestmark = pytest.mark.fault
+
+FULL = os.environ.get("SECONDSITE_MATRIX") == "full"
+KILLS = 60 if FULL else 8
+JOBS = 100
+WAIT_SECONDS_MAX = 400.0 if FULL else 100.0
+SOURCE = Path(__file__).resolve().parents[2]
+
+
+class Servers:
+    """Worker processes on one database; killed and replaced."""
+
+    def __init__(self, url: str) -> None:
+        self.url = url
+        self.directory = Path(tempfile.mkdtemp(prefix="ss-chaos-"))
+        self.processes: list[subprocess.Popen[bytes]] = []
+        self.started = 0
+
+    def start(self, crash_at: str = "") -> None:
+        self.started += 1
+        ready = self.directory / f"ready{self.started}"
+        environment = {
+            **os.environ,
+            "PYTHONPATH": f"{SOURCE}/src:{SOURCE}/tests",
+            "SECONDSITE_CRASH_AT": crash_at,
+        }
+        self.processes.append(
+            subprocess.Popen(
+                [sys.executable, "-m", "support.job_chaos", self.url, str(ready)],
+                env=environment,
+                stdout=subprocess.DEVNULL,
+                stderr=(self.directory / f"log{self.started}").open("wb"),
+            )
+        )
+        assert until(ready.exists), "a worker did not come up"
+
+    def kill(self, which: int = 0) -> None:
+        process = self.processes.pop(which)
+        process.kill()
+        process.wait(30)
+
+    def stall(self, which: int) -> None:
+        """Stop it for longer than its lease, then let it go on with what is no longer its own."""
+        process = self.processes[which]
+        process.send_signal(signal.SIGSTOP)
+        threading.Event().wait(LEASE_SECONDS * 2)
+        process.send_signal(signal.SIGCONT)
+
+    def log(self) -> str:
+        return "".join(path.read_text(errors="replace")[-2000:] for path in self.directory.glob("log*"))
+
+    def stop(self) -> None:
+        for process in self.processes:
+            process.send_signal(signal.SIGTERM)
+        assert [process.wait(60) for process in self.processes] == [0] * len(self.processes), self.log()
+
+    def end(self) -> None:
+        for process in self.processes:
+            process.kill()
+            process.wait(30)
+
+
+def until(condition: object, seconds: float = 30.0) -> bool:
+    deadline = time.monotonic() + seconds
+    never = threading.Event()
+    while time.monotonic() < deadline:
+        if condition():  # type: ignore[operator]
+            return True
+        never.wait(0.05)
+    return False
+
+
+@pytest.fixture
+def servers(database_url: str) -> Iterator[Servers]:
+    made = Servers(database_url)
+    yield made
+    made.end()
+
+
+@pytest.fixture
+def prepared(database: Database) -> Iterator[Database]:
+    """A database with the gateways' own tables beside the server's; they go at the end."""
+    with database.write() as connection:
+        OUTSIDE.create_all(connection)
+    yield database
+    with database.write() as connection:
+        OUTSIDE.drop_all(connection)
+
+
+def start_jobs(database: Database, count: int) -> dict[str, Chaos]:
+    """Every third fails at some step, so that there is undoing at all times."""
+    service = jobs_of(database, database)
+    given = [Chaos(n, fails_at=(n * 7) % STEPS if n % 3 == 0 else None) for n in range(count)]
+    with database.write() as connection:
+        made = {service.start(connection, "Chaos", one, "test"): one for one in given}
+        connection.execute(seen.insert(), [{"job": job, "epoch": 0} for job in made])
+    return made
+
+
+def live(database: Database) -> int:
+    states = [state.value for state in ENDED]
+    with database.read() as connection:
+        return connection.execute(sa.select(sa.func.count()).where(jobs.c.state.not_in(states))).scalar_one()
+
+
+def check(database: Database, made: dict[str, Chaos]) -> None:
+    """All right, none missing, none doubled."""
+    with database.read() as connection:
+        ended = dict(connection.execute(sa.select(jobs.c.id, jobs.c.state)).all())
+        left: dict[str, list[int]] = {job: [] for job in made}
+        for job, step in connection.execute(
+            sa.select(effects.c.job, effects.c.step).order_by(effects.c.step)
+        ):
+            left[job].append(step)
+        assert connection.execute(sa.select(job_locks)).all() == []
+        done = connection.execute(sa.select(job_steps.c.job, job_steps.c.number, job_steps.c.state)).all()
+        told = connection.execute(sa.select(calls).order_by(calls.c.id)).all()
+    for job, given in made.items():
+        fails = given.fails_at is not None
+        assert ended[job] == (JobState.FAILED if fails else JobState.SUCCEEDED).value, (job, given)
+        assert left[job] == ([] if fails else list(range(STEPS))), (job, given)
+        states = {row.state for row in done if row.job == job}
+        assert states <= ({"Undone", "NotStarted"} if fails else {"Succeeded"}), (job, states)
+        mine = [row for row in told if row.job == job]
+        epochs = [row.epoch for row in mine]
+        assert epochs == sorted(epochs)
+        order = [(row.action == "undo", -row.step if row.action == "undo" else row.step) for row in mine]
+        assert order == sorted(order), f"{job}: out of order"
+        for before, row in itertools.pairwise(mine):
+            # a call is only repeated under a newer epoch, after a death or a wait
+            assert (before.action, before.step) != (row.action, row.step) or row.epoch > before.epoch
+
+
+def test_hundred_jobs_of_twenty_steps_and_servers_killed(prepared: Database, servers: Servers) -> None:
+    made = start_jobs(prepared, JOBS)
+    chance = random.Random(4)
+    servers.start()
+    servers.start()
+    never = threading.Event()
+    killed = 0
+    for number in range(KILLS):
+        never.wait(chance.uniform(0.1, 0.6))
+        if not live(prepared):
+            break
+        which = chance.randrange(2)
+        if number % 4 == 3:
+            servers.stall(which)
+        else:
+            servers.kill(which)
+            servers.start()
+        killed += 1
+    assert until(lambda: live(prepared) == 0, WAIT_SECONDS_MAX), servers.log()
+    servers.stop()
+    check(prepared, made)
+    assert killed >= 4, "the jobs were done before anything befell them"
+    with prepared.read() as connection:
+        taken = sa.select(sa.func.count()).where(job_log.c.text.like("%taken over%"))
+        assert connection.execute(taken).scalar_one() >= killed, "nobody held a job when he was killed"
+
+
+@pytest.mark.parametrize("mark", [runner.BEGUN, runner.CALLED, runner.NOTED])
+@pytest.mark.parametrize("passes", [1, 30])
+def test_killed_at_a_mark(prepared: Database, servers: Servers, mark: str, passes: int) -> None:
+    made = start_jobs(prepared, 4)
+    servers.start(f"{mark}:{passes}")
+    assert servers.processes[0].wait(60) == -signal.SIGKILL
+    servers.processes.clear()
+    servers.start()
+    assert until(lambda: live(prepared) == 0, 60), servers.log()
+    servers.stop()
+    check(prepared, made)
+
+
+def test_every_mark_of_ours_is_tried() -> None:
+    assert {mark for mark in MARKS if mark.startswith("jobs.")} == {runner.BEGUN, runner.CALLED, runner.NOTED}
+
+
+def test_a_stopped_worker_gives_its_jobs_back_at_once(prepared: Database, servers: Servers) -> None:
+    made = start_jobs(prepared, 30)
+    servers.start()
+    assert until(lambda: live(prepared) < 30 or _begun(prepared) > 3)
+    servers.stop()
+    servers.processes.clear()
+    with prepared.read() as connection:
+        assert connection.execute(sa.select(jobs.c.id).where(jobs.c.worker.is_not(None))).all() == []
+    servers.start()
+    assert until(lambda: live(prepared) == 0, 60), servers.log()
+    check(prepared, made)
+
+
+def _begun(database: Database) -> int:
+    with database.read() as connection:
+        return connection.execute(sa.select(sa.func.count()).select_from(calls)).scalar_one()
+
+
+def test_postgresql_stopped_and_started_under_load(databases: Databases) -> None:
+    cluster = PostgreSQL()
+    servers = None
+    try:
+        cluster.start()
+        database = open_database(cluster.url("postgres"), SystemClock())
+        upgrade(database)
+        with database.write() as connection:
+            OUTSIDE.create_all(connection)
+        made = start_jobs(database, JOBS // 2)
+        servers = Servers(cluster.url("postgres"))
+        servers.start()
+        servers.start()
+        for how in (signal.SIGQUIT, signal.SIGINT, signal.SIGQUIT):
+            before = _begun(database)
+            assert until(lambda before=before: _begun(database) > before + 50 or not live(database))
+            cluster.stop(how)
+            with pytest.raises(DatabaseUnavailable):
+                live(database)
+            cluster.start()
+        assert until(lambda: live(database) == 0, WAIT_SECONDS_MAX), servers.log()
+        servers.stop()
+        check(database, made)
+        database.close()
+    finally:
+        if servers is not None:
+            servers.end()
+        cluster.remove()
