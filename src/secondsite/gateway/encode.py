@@ -33,6 +33,9 @@ from secondsite.transfer.errors import TransferCancelled
 BATCH_BYTES = 4 * MIB
 # Two being encoded, one ready, one being filled.
 BATCHES = 4
+# Beyond each machine's first batch, for all machines of a process together: ten whose cycles fall together
+# would hold 160 MiB. Who gets none goes on with one batch, reading and encoding in turn.
+MORE_BATCHES = 6
 # Many small pieces: the index of a batch must not outgrow its data.
 BATCH_PIECES_MAX = 1024
 THREADS = 2
@@ -80,6 +83,9 @@ class DiskTrack:
         return differs | (starts[place] <= at)
 
 
+_more = threading.BoundedSemaphore(MORE_BATCHES)
+
+
 @dataclass(eq=False)
 class _Batch:
     buffer: memoryview
@@ -122,9 +128,7 @@ class Encoder:
         self._threads = threads
         # bounded: every batch there is, so that putting one back never waits
         self._free: queue.Queue[_Batch] = queue.Queue(maxsize=BATCHES)
-        for _ in range(BATCHES):
-            # not zeroed: a cycle of some KiB must not pay for 16 MiB (6 ms of its own, measured)
-            self._free.put(_Batch(np.empty(BATCH_BYTES, dtype=np.uint8).data))
+        self._made = 0  # batches; all but the first are of `_more`
         # bounded as above; None tells a worker to finish its open segments and wait at the gate
         self._ready: queue.Queue[_Batch | None] = queue.Queue(maxsize=BATCHES + threads)
         self._workers: list[threading.Thread] = []
@@ -183,6 +187,9 @@ class Encoder:
                 self._ready.put_nowait(None)
         for worker in self._workers:
             worker.join()
+        while self._made > 1:
+            self._made -= 1
+            _more.release()
 
     # -- inside ---------------------------------------------------------------------------------
 
@@ -225,9 +232,18 @@ class Encoder:
             self._filling = batch
         return batch
 
+    def _reserve(self) -> bool:
+        """Have a free batch without waiting for one, if there is any to be had."""
+        if self._free.empty() and self._made < BATCHES and (not self._made or _more.acquire(blocking=False)):
+            self._made += 1
+            # not zeroed: a cycle of some KiB must not pay for its pages (6 ms for 16 MiB, measured)
+            self._free.put(_Batch(np.empty(BATCH_BYTES, dtype=np.uint8).data))
+        return not self._free.empty()
+
     def _take(self) -> _Batch:
         while True:
             self._check()
+            self._reserve()
             try:
                 return self._free.get(timeout=0.5)
             except queue.Empty:
@@ -236,11 +252,12 @@ class Encoder:
     def _submit(self) -> None:
         if self._filling is None:
             return
-        small = self.read_bytes < BATCH_BYTES and self._ready.qsize() < BATCHES - 2
+        small = self.read_bytes < BATCH_BYTES and self._ready.qsize() < BATCHES - 2 and self._reserve()
         if not self._workers and not small:
+            # with a single batch a second worker would only hold another half full segment
             self._workers = [
                 threading.Thread(target=self._run, name=f"encode-{i}", daemon=True)
-                for i in range(self._threads)
+                for i in range(self._threads if self._reserve() else 1)
             ]
             for worker in self._workers:
                 worker.start()

@@ -124,7 +124,6 @@ def test_points_export_failover_verify_and_rescue(pair: Pair) -> None:
     with pair.client_b() as client:
         assert read(client, machine) == content
         client.end_export(machine, export.id)
-        (pair.root / B / "state" / "sockets").mkdir()  # the hypervisor's, where there is one
         boot_and_clean_up(client, machine, taken)
         verify(client, machine)
     pair.stop_b()
