@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 HELP = "secondsite keeps machines recoverable at a second site: protect, test, recover, rescue."
 
+# In a group: what runs when no word of it follows.
+DEFAULT = "*"
 # command -> function; groups are dictionaries with their help text under ""
 COMMANDS: dict[str, str | dict[str, str]] = {
     "inventory": "secondsite.cli.inventory:inventory",
@@ -96,6 +98,15 @@ COMMANDS: dict[str, str | dict[str, str]] = {
         "show": "secondsite.cli.certificates:show",
     },
     "server": "secondsite.cli.server:server",
+    "site": {
+        "": "See what the sites of a server's gateways have.",
+        "machines": "secondsite.cli.site:machines",
+        "hosts": "secondsite.cli.site:hosts",
+        "networks": "secondsite.cli.site:networks",
+        "storage": "secondsite.cli.site:storage",
+        "show": "secondsite.cli.site:show",
+        "read": "secondsite.cli.site:read",
+    },
     "login": "secondsite.cli.login:login",
     "logout": "secondsite.cli.login:logout",
     "whoami": "secondsite.cli.login:whoami",
@@ -123,7 +134,30 @@ COMMANDS: dict[str, str | dict[str, str]] = {
         "verify": "secondsite.cli.audit:verify",
         "export": "secondsite.cli.audit:export",
     },
-    "gateway": "secondsite.cli.daemons:gateway",
+    "vault": {
+        "": "Make vaults, and the keys with which gateways enter them.",
+        "list": "secondsite.cli.vaults:list_vaults",
+        "create": "secondsite.cli.vaults:create",
+        "show": "secondsite.cli.vaults:show",
+        "rename": "secondsite.cli.vaults:rename",
+        "delete": "secondsite.cli.vaults:delete",
+        "key": "secondsite.cli.vaults:key",
+        "keys": "secondsite.cli.vaults:keys",
+        "revoke-key": "secondsite.cli.vaults:revoke_key",
+    },
+    "gateway": {
+        "": "Run the gateway of a site until SIGTERM; enrol it, see and manage those a server knows.\n\n"
+        "For example:\n\n    secondsite gateway --config /etc/secondsite/gateway.toml",
+        DEFAULT: "secondsite.cli.daemons:gateway",
+        "enrol": "secondsite.cli.enrol:enrol",
+        "list": "secondsite.cli.enrol:list_gateways",
+        "show": "secondsite.cli.enrol:show",
+        "rename": "secondsite.cli.enrol:rename",
+        "refresh": "secondsite.cli.enrol:refresh",
+        "revoke": "secondsite.cli.enrol:revoke",
+        "unregister": "secondsite.cli.enrol:unregister",
+        "remove": "secondsite.cli.enrol:remove",
+    },
     "guard": "secondsite.cli.daemons:guard",
     "lab": {
         "": "Two sites and a guest on this one machine, to try things on.",
@@ -157,9 +191,7 @@ def build_app(*, plain: bool = False, eager: bool = False) -> App:
     def target_of(path: str) -> str | Callable[..., object]:
         if not eager:
             return path
-        module, _, function = path.partition(":")
-        found: Callable[..., object] = getattr(importlib.import_module(module), function)
-        return found
+        return imported(path)
 
     app = App(
         name="secondsite",
@@ -174,10 +206,19 @@ def build_app(*, plain: bool = False, eager: bool = False) -> App:
             continue
         group = App(name=name, help=target[""])
         for word, path in target.items():
-            if word:
+            if word == DEFAULT:
+                group.default(imported(path))
+            elif word:
                 group.command(target_of(path), name=word)
         app.command(group)
     return app
+
+
+def imported(path: str) -> Callable[..., object]:
+    """The function at ``module:function``."""
+    module, _, function = path.partition(":")
+    found: Callable[..., object] = getattr(importlib.import_module(module), function)
+    return found
 
 
 def _run(arguments: Sequence[str]) -> int:
@@ -225,7 +266,7 @@ def _words() -> set[str]:
     words = set(COMMANDS)
     for target in COMMANDS.values():
         if isinstance(target, dict):
-            words |= set(target)
+            words |= set(target) - {DEFAULT}
     return words
 
 

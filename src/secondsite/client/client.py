@@ -8,7 +8,7 @@ with ServerClient.logged_in() as server:
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TypeVar
+from typing import Literal, TypeVar
 from urllib.parse import quote, urlencode
 
 from secondsite.client.connection import Connection
@@ -20,12 +20,16 @@ from secondsite.client.messages import (
     Me,
     NewToken,
     Page,
+    SiteRead,
+    SiteStatus,
+    Thing,
     Token,
     User,
 )
 
 T = TypeVar("T")
 NONE = type(None)
+ThingKind = Literal["machines", "hosts", "networks", "storageClassifications"]
 
 
 def at(*parts: str) -> str:
@@ -159,6 +163,33 @@ class ServerClient:
     def withdraw_role(self, name: str, role: str, *, vault: str = "*") -> User:
         """Take a role."""
         return self.call("DELETE", at("users", name, "roles", vault, role), User)
+
+    # what the sites have
+
+    def things(
+        self, kind: ThingKind, *, provider: str | None = None, name: str = "", gone: bool = False
+    ) -> Iterator[Thing]:
+        """What the sites I may see have of a kind, by name; limited to a gateway, to names with `name` in."""
+        asked = {
+            "limit": "1000",
+            "provider": provider,
+            "name": name or None,
+            "gone": "true" if gone else None,
+        }
+        query = urlencode({key: text for key, text in asked.items() if text is not None})
+        return self.pages(f"{at(kind)}?{query}", Page[Thing])
+
+    def site(self, vault: str, provider: str) -> SiteStatus:
+        """When a gateway's site was read."""
+        return self.call(
+            "GET", at("vaults", vault, "recoveryServicesProviders", provider, "inventory"), SiteStatus
+        )
+
+    def read_site(self, vault: str, provider: str) -> SiteRead:
+        """Have a gateway's site read now."""
+        return self.call(
+            "POST", at("vaults", vault, "recoveryServicesProviders", provider, "inventory"), SiteRead
+        )
 
     # the audit log
 

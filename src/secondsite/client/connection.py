@@ -58,7 +58,7 @@ class Connection:
     """To one server, with one token; not thread-safe."""
 
     def __init__(self, server: str, token: str = "", *, authority: str = "") -> None:
-        """server: https://host[:port]. authority: PEM of whom to trust; the system's authorities when empty."""
+        """server: https://host[:port]. authority: PEM of whom to trust; empty: the system's own."""
         parts = urlsplit(server)
         if parts.scheme != "https" or not parts.hostname or parts.path.strip("/") or parts.query:
             raise InvalidInput(what=f"the server's address {server!r}", why="it is not https://HOST[:PORT]")

@@ -5,7 +5,7 @@ A newer server may say more than is known here: unknown fields are ignored.
 
 from __future__ import annotations
 
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 import msgspec
 
@@ -101,6 +101,36 @@ class AuditVerified(Answer, frozen=True, kw_only=True):
 
     entries: int
     digest: str
+
+
+class Thing(Answer, frozen=True, kw_only=True):
+    """A machine, host, network or pool of a site, as its gateway told it."""
+
+    id: str
+    name: str
+    provider: str  # the gateway
+    site: str
+    seen_first: str
+    gone_since: str | None = None
+    properties: dict[str, Any]
+
+
+class SiteRead(Answer, frozen=True, kw_only=True):
+    """A site was read: what came, changed and went."""
+
+    appeared: int
+    changed: int
+    gone: int
+
+
+class SiteStatus(Answer, frozen=True, kw_only=True):
+    """When a site was read, and why not."""
+
+    provider: str
+    site: str
+    read_at: str | None = None
+    tried_at: str | None = None
+    problem: dict[str, Any] | None = None
 
 
 class Page(Answer, Generic[T], frozen=True, kw_only=True):

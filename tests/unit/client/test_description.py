@@ -31,8 +31,11 @@ SCHEMA_OF = {
     "Me": "MeView",
     "AuditEntry": "AuditView",
     "AuditVerified": "AuditVerified",
+    "Thing": "ThingView",
+    "SiteRead": "ReadView",
+    "SiteStatus": "SiteView",
 }
-SAMPLES = {"days": 3, "disabled": True}
+SAMPLES = {"days": 3, "disabled": True, "kind": "machines", "gone": True}
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,179 @@
+"""``secondsite site``: what the sites of a server's gateways have."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated
+
+from cyclopts import Parameter
+
+from secondsite.base.units import format_bytes
+from secondsite.cli.common import LISTING, Listing
+from secondsite.cli.output import print_json, print_table, short_time
+from secondsite.cli.reach import SERVER_REACH, ServerReach
+
+if TYPE_CHECKING:
+    from secondsite.client.client import ThingKind
+    from secondsite.client.messages import Thing
+
+Row = Callable[["Thing"], Sequence[object]]
+
+
+@Parameter(name="*")
+@dataclass(frozen=True)
+class Limits:
+    """What a listing is limited to."""
+
+    of: Annotated[str | None, Parameter(name="--of")] = None
+    """The name of a gateway: only its site."""
+    name: str = ""
+    """Only names with this in them, in whatever case."""
+    gone: Annotated[bool, Parameter(negative="")] = False
+    """Also what is not there any more; it is kept for 30 days."""
+
+
+ALL = Limits()
+
+
+def machines(*, only: Limits = ALL, reach: ServerReach = SERVER_REACH, listing: Listing = LISTING) -> None:
+    """List the machines of all sites, protected or not, as their gateways last told.
+
+    For example:
+
+        secondsite site machines --name shop
+
+        secondsite site machines --of gateway-a --json
+    """
+
+    def row(thing: Thing) -> Sequence[object]:
+        told = thing.properties
+        reasons = told.get("unprotectable") or ()
+        size = sum(disk.get("sizeBytes", 0) for disk in told.get("disks", ()))
+        protectable = f"no: {'; '.join(reasons)}" if reasons else "yes"
+        return (thing.id, told.get("host", ""), told.get("power", ""), format_bytes(size), protectable)
+
+    _list("machines", only, reach, listing, (["ID", "HOST", "POWER", "SIZE>", "PROTECTABLE"], row))
+
+
+def hosts(*, only: Limits = ALL, reach: ServerReach = SERVER_REACH, listing: Listing = LISTING) -> None:
+    """List the hypervisor hosts of all sites.
+
+    For example:
+
+        secondsite site hosts
+    """
+
+    def row(thing: Thing) -> Sequence[object]:
+        told = thing.properties
+        return told.get("hypervisor", ""), told.get("cpus", ""), format_bytes(told.get("memoryBytes", 0))
+
+    _list("hosts", only, reach, listing, (["HYPERVISOR", "CPUS>", "MEMORY>"], row))
+
+
+def networks(*, only: Limits = ALL, reach: ServerReach = SERVER_REACH, listing: Listing = LISTING) -> None:
+    """List the networks of all sites.
+
+    For example:
+
+        secondsite site networks --of gateway-b
+    """
+
+    def row(thing: Thing) -> Sequence[object]:
+        told = thing.properties
+        words = ["yes" if told.get(key) else "no" for key in ("active", "isolated")]
+        return *words, " ".join(told.get("subnets", ()))
+
+    _list("networks", only, reach, listing, (["ACTIVE", "ISOLATED", "SUBNETS"], row))
+
+
+def storage(*, only: Limits = ALL, reach: ServerReach = SERVER_REACH, listing: Listing = LISTING) -> None:
+    """List the storage pools of all sites.
+
+    For example:
+
+        secondsite site storage --json
+    """
+
+    def row(thing: Thing) -> Sequence[object]:
+        told = thing.properties
+        sizes = [format_bytes(told.get(key, 0)) for key in ("freeBytes", "capacityBytes")]
+        return *sizes, "yes" if told.get("active") else "no", told.get("path", "")
+
+    _list("storageClassifications", only, reach, listing, (["FREE>", "SIZE>", "ACTIVE", "PATH"], row))
+
+
+def show(
+    vault: str, gateway: str, /, *, reach: ServerReach = SERVER_REACH, listing: Listing = LISTING
+) -> None:
+    """Tell when a gateway's site was read last, and why it could not be.
+
+    For example:
+
+        secondsite site show north gateway-a
+
+    Parameters
+    ----------
+    vault
+        The vault the gateway belongs to.
+    gateway
+        Its name.
+    """
+    with reach.open() as server:
+        found = server.site(vault, gateway)
+    if listing.json:
+        print_json(found)
+        return
+    print(
+        f"{found.provider} ({found.site}): {_when('read', found.read_at)}, {_when('tried', found.tried_at)}"
+    )
+    if found.problem is not None:
+        for sentence in ("happened", "cause", "action"):
+            print(f"  {found.problem.get(sentence, '')}")
+
+
+def read(
+    vault: str, gateway: str, /, *, reach: ServerReach = SERVER_REACH, listing: Listing = LISTING
+) -> None:
+    """Read a gateway's site now, instead of within the next five minutes.
+
+    For example:
+
+        secondsite site read north gateway-a
+
+    Parameters
+    ----------
+    vault
+        The vault the gateway belongs to.
+    gateway
+        Its name.
+    """
+    with reach.open() as server:
+        found = server.read_site(vault, gateway)
+    if listing.json:
+        print_json(found)
+    else:
+        print(f"{gateway}: {found.appeared} new, {found.changed} changed, {found.gone} gone")
+
+
+def _list(
+    kind: ThingKind, only: Limits, reach: ServerReach, listing: Listing, shape: tuple[list[str], Row]
+) -> None:
+    columns, row = shape
+    with reach.open() as server:
+        found = list(server.things(kind, provider=only.of, name=only.name, gone=only.gone))
+    if listing.json:
+        print_json(found)
+        return
+    heads = ["NAME", "SITE", "GATEWAY", *columns, *(["GONE SINCE"] if only.gone else [])]
+    print_table(heads, _rows(found, row, gone=only.gone), empty="Nothing was found.")
+
+
+def _rows(found: Iterable[Thing], row: Row, *, gone: bool) -> Iterable[Sequence[object]]:
+    for thing in found:
+        since = short_time(thing.gone_since) if thing.gone_since else ""
+        yield thing.name, thing.site, thing.provider, *row(thing), *([since] if gone else [])
+
+
+def _when(what: str, at: str | None) -> str:
+    return f"{what} {short_time(at)}" if at else f"never {what}"
