@@ -20,8 +20,9 @@ from secondsite.server.api.app import build_app
 from secondsite.server.api.listener import ApiServer
 from secondsite.server.api.metrics import Metrics
 from secondsite.server.api.services import Services
-from secondsite.server.config import Limits
+from secondsite.server.config import Limits, ServerConfig
 from secondsite.server.database.engine import Database
+from secondsite.server.main import Server
 from secondsite.server.people.audit import Audit
 from secondsite.server.people.login import Logins
 from secondsite.server.people.passwords import Passwords
@@ -52,6 +53,12 @@ def make_services(database: Database, state_dir: Path) -> Services:
         tokens=tokens,
         logins=Logins(database, audit, tokens, passwords, setup_file=state_dir / "setup-token"),
     )
+
+
+def whole_server(database_url: str, state_dir: Path) -> Server:
+    """Every part of a server, as its main puts them together; `open` gives the services, `stop` ends it."""
+    config = ServerConfig(state_dir=state_dir, database=database_url, url="https://server.example")
+    return Server(config, passwords=cheap_passwords())
 
 
 def user_with(services: Services, name: str, *grants: Grant, password: str | None = None) -> str:

@@ -27,7 +27,12 @@ def services_of(request: Request) -> Services:
     return found
 
 
-TheServices = Annotated[Services, Depends(services_of)]
+# What only looks things up is async: FastAPI sends every plain function through a worker thread.
+async def _services(request: Request) -> Services:
+    return services_of(request)
+
+
+TheServices = Annotated[Services, Depends(_services)]
 
 
 def caller_of(request: Request) -> Caller:
@@ -53,7 +58,7 @@ def actor_of(request: Request, caller: Caller) -> Actor:
     return Actor(caller.name, caller.via, address_of(request), request_id_of(request))
 
 
-def _actor(request: Request) -> Actor:
+async def _actor(request: Request) -> Actor:
     return actor_of(request, caller_of(request))
 
 
@@ -103,7 +108,11 @@ def requires_somewhere(operation: Operation) -> Any:
 
 def requires_login() -> Any:
     """A dependency that gives the caller, whoever it is: for what is their own."""
-    return Depends(_marked(caller_of, SELF))
+
+    async def check(request: Request) -> Caller:
+        return caller_of(request)
+
+    return Depends(_marked(check, SELF))
 
 
 SELF = "self"
@@ -123,7 +132,7 @@ def mark_of(check: Callable[..., Any] | None) -> str | None:
     return None if check is None else _MARKS.get(check)
 
 
-def _anybody(request: Request) -> None:
+async def _anybody(request: Request) -> None:
     """Nothing to check; the mark says that this was decided, not forgotten."""
 
 

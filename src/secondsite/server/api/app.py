@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from fastapi import FastAPI
+from fastapi import Depends, FastAPI
 from fastapi.dependencies.models import Dependant
 from fastapi.exceptions import RequestValidationError
 from fastapi.routing import APIRoute, iter_route_contexts
@@ -55,6 +55,7 @@ def build_app(services: Services) -> FastAPI:
             "4XX": {"model": Problem, "description": "Refused: nothing was changed"},
             "5XX": {"model": Problem, "description": "Failed, or not possible now"},
         },
+        dependencies=[Depends(known_parameters)],
         # measured by our own metrics, told by our own log: not a second time
         telemetry={"tracing": False, "metrics": False, "logs": False, "operation_spans": False},
     )
@@ -150,6 +151,25 @@ def routes_of(app: FastAPI) -> Iterator[Route]:
         marks = frozenset(_marks(found.dependant))
         for method in sorted(found.methods or ()):
             yield Route(method, str(found.path_format), str(found.name), marks)
+
+
+def _query_names(dependant: Dependant) -> Iterator[str]:
+    for parameter in dependant.query_params:
+        yield parameter.alias
+    for dependency in dependant.dependencies:
+        yield from _query_names(dependency)
+
+
+async def known_parameters(request: Request) -> None:
+    """Refuse what the path does not know: a mistyped filter must not silently list everything."""
+    dependant = getattr(request.scope.get("route"), "dependant", None)
+    if dependant is None or not request.query_params:
+        return
+    known = set(_query_names(dependant))
+    for name in request.query_params:
+        if name not in known:
+            what = ", ".join(sorted(known)) or "none"
+            raise InputRefused(where=f"the parameter {name[:40]}", why=f"it is not known here; known: {what}")
 
 
 def _describe(app: FastAPI) -> None:

@@ -78,7 +78,7 @@ def decode_cursor(text: str) -> list[str | int]:
     return key
 
 
-def _page(
+async def _page(
     request: Request,
     limit: Annotated[int, Query(ge=1, le=LIMIT_MAX, description="Entries at most.")] = LIMIT_DEFAULT,
     after: Annotated[

@@ -18,7 +18,8 @@ from dataclasses import dataclass
 import msgspec
 from sqlalchemy import Connection, RowMapping, insert, select, update
 
-from secondsite.base.errors import Outcome, SecondsiteError
+from secondsite.base.errors import Outcome
+from secondsite.server.api.errors import HttpError
 from secondsite.server.database.engine import Database
 from secondsite.server.database.tables_people import audit, audit_head
 from secondsite.server.people.roles import Actor
@@ -29,11 +30,12 @@ SUCCEEDED = "succeeded"
 REFUSED = "refused"
 
 
-class AuditDamaged(SecondsiteError):
+class AuditDamaged(HttpError):
     """Somebody changed what must not change."""
 
     code = "audit.damaged"
     outcome = Outcome.DAMAGED
+    status = 409  # the log was changed; the server is well
     happened = "The audit log does not hold at number {number}: {why}."
     cause = "Rows were changed or removed in the database itself, or the database was restored from a backup."
     action = "Compare with the last export (`secondsite audit export`), and find out who had access."

@@ -11,16 +11,27 @@ from pathlib import Path
 
 import pytest
 
+from secondsite.base.clock import SystemClock
 from secondsite.server.api.errors import NotReady
 from secondsite.server.api.logs import JsonLines
 from secondsite.server.config import Limits
-from secondsite.server.database.engine import Database
+from secondsite.server.database.engine import Database, open_database
+from support.databases import Databases
 from support.server import RunningApi, make_services, owner, running_api
 
 QUICK = Limits(
     connections_max=8, head_seconds=0.3, body_seconds=0.3, write_seconds=0.3, idle_seconds=1, stop_seconds=2
 )
 MIB = 1024 * 1024
+
+
+@pytest.fixture
+def database(databases: Databases) -> Iterator[Database]:
+    """On one kind: what is tested here comes before any state."""
+    with databases.ready("sqlite") as url:
+        opened = open_database(url, SystemClock())
+        yield opened
+        opened.close()
 
 
 @pytest.fixture

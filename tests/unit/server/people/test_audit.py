@@ -195,7 +195,7 @@ def test_an_export_is_checked_by_anybody(api: RunningApi) -> None:
     assert verified == {"entries": len(lines), "digest": digest}
     assert call("GET", f"/api/v1/audit/verification?anchor={len(lines)}:{digest}").status == 200
     damaged = call("GET", f"/api/v1/audit/verification?anchor={len(lines)}:{'0' * 64}")
-    assert damaged.status == 500
+    assert damaged.status == 409
     assert damaged.code == "audit.damaged"
 
 
