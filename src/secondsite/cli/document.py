@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from secondsite.base.files import replace_file
-from secondsite.cli.main import COMMANDS, build_app
+from secondsite.cli.main import COMMANDS, DEFAULT, build_app
 
 WIDTH = 96
 HEAD = """# Commands
@@ -27,7 +27,7 @@ def command_paths() -> Iterator[list[str]]:
         yield [name]
         if isinstance(target, dict):
             for word in target:
-                if word:
+                if word and word != DEFAULT:
                     yield [name, word]
 
 
