@@ -118,7 +118,7 @@ def _mapped(
     if work.state is JobState.FINISHING:
         return steps, 0  # clean-ups are repeated from the first: they come to the same end
     begun = [step.number for step in steps if step.state is not StepState.NOT_STARTED]
-    if work.state is JobState.UNDOING:
+    if work.state is JobState.UNDOING or work.cancel_asked is not None:
         return steps, max(begun, default=-1)
     due = next((step.number for step in steps if step.state is not StepState.SUCCEEDED), len(steps))
     if any(number > due for number in begun):

@@ -50,19 +50,29 @@ class Runner:
     def run(self, hold: Hold) -> None:
         """Give the job its turn. Raises LeaseLost when another worker has it."""
         began = self._clock.monotonic()
-        loaded = hold.write(self._load)
-        if loaded is None:
+        first = hold.write(lambda connection, row: self._first(hold, connection, row))
+        if first is None:
             return
-        work, definition, given = loaded
-        due = self._write(hold, work, definition, None, last=False)
+        definition, given, due = first
         while due is not None:
             work = due
             crash_point(BEGUN)
             result = self._call(hold, work, definition, given)
             crash_point(CALLED)
             last = self._stopping.is_set() or self._clock.monotonic() - began >= self._turn_seconds
-            due = self._write(hold, work, definition, result, last=last)
+            due = hold.write(self._noting(hold, work, definition, result, last=last))
             crash_point(NOTED)
+
+    def _first(
+        self, hold: Hold, connection: Connection, row: Row[Any]
+    ) -> tuple[dict[str, object], tuple[Definition[Any], msgspec.Struct, Work | None] | None]:
+        """Read the job and begin what is due; None where this program cannot carry it out."""
+        values, loaded = self._load(connection, row)
+        if loaded is None:
+            return values, None
+        work, definition, given = loaded
+        more, due = self._noting(hold, work, definition, None, last=False)(connection, row)
+        return {**values, **more}, (definition, given, due)
 
     def _load(
         self, connection: Connection, row: Row[Any]
@@ -78,7 +88,7 @@ class Runner:
             return values, None
         return values, (work, definition, given)
 
-    def _write(
+    def _noting(
         self,
         hold: Hold,
         before: Work,
@@ -86,8 +96,8 @@ class Runner:
         result: Result | Failure | None,
         *,
         last: bool,
-    ) -> Work | None:
-        """Keep a result and find what is due: the work to go on with, None when the job was given back."""
+    ) -> Callable[[Connection, Row[Any]], tuple[dict[str, object], Work | None]]:
+        """How to keep a result and find what is due: the work to go on with, None: the job is given back."""
 
         def write(connection: Connection, row: Row[Any]) -> tuple[dict[str, object], Work | None]:
             work, at = before.copy(), self._clock.utc()
@@ -114,7 +124,7 @@ class Runner:
             work.log.clear()
             return values, None if given_back else work
 
-        return hold.write(write)
+        return write
 
     def _call(
         self, hold: Hold, work: Work, definition: Definition[Any], given: msgspec.Struct

@@ -215,8 +215,9 @@ def take_locks(connection: Connection, job: str, keys: Sequence[str]) -> None:
     """Have the keys for the job, all or none. Raises LockHeld with the job that has one."""
     make = sqlite.insert if connection.dialect.name == "sqlite" else postgresql.insert
     for key in sorted(set(keys)):
-        insert = make(job_locks).values(key=key, job=job).on_conflict_do_nothing()
-        if connection.execute(insert).rowcount:
+        # what it returns tells whether it was made: the count of rows is unknown to some drivers
+        insert = make(job_locks).values(key=key, job=job).on_conflict_do_nothing().returning(job_locks.c.key)
+        if connection.execute(insert).first() is not None:
             continue
         holder = connection.execute(
             sa.select(jobs.c.id, jobs.c.title).join(job_locks).where(job_locks.c.key == key)

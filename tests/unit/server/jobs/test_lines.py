@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import pytest
 
 from secondsite.base.clock import FakeClock
-from secondsite.server.database.engine import Database, open_database
+from secondsite.server.database.engine import Database
 from support.job_runs import CALL, Run, words_of
 
 LINES = """
@@ -72,18 +70,6 @@ do a; do b!; undo b%; takeover; undo b; undo a; wakes => Failed
 
 def lines() -> list[str]:
     return LINES.strip().splitlines()
-
-
-@pytest.fixture
-def clock() -> FakeClock:
-    return FakeClock()
-
-
-@pytest.fixture
-def timed(database_url: str, clock: FakeClock) -> Iterator[Database]:
-    opened = open_database(database_url, clock)
-    yield opened
-    opened.close()
 
 
 @pytest.mark.parametrize("line", lines())

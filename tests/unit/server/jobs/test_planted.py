@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
 from secondsite.base.clock import FakeClock
-from secondsite.server.database.engine import Database, open_database
+from secondsite.server.database.engine import Database
 from secondsite.server.database.tables_jobs import job_locks, jobs
 from secondsite.server.jobs import advance, claims, lease, processes, service
 from secondsite.server.jobs.lease import Hold
@@ -17,13 +16,6 @@ from secondsite.server.jobs.states import JobState
 from support.job_runs import Run, WrongCall
 
 CAUGHT = (AssertionError, WrongCall)
-
-
-@pytest.fixture
-def timed(database_url: str) -> Iterator[Database]:
-    opened = open_database(database_url, FakeClock())
-    yield opened
-    opened.close()
 
 
 def play(line: str, database: Database) -> None:
