@@ -207,7 +207,8 @@ def export(
     machine
         Name or id.
     point
-        latest, latest-application-consistent, a number, or a time (the newest point not after it; UTC).
+        latest, latest-application-consistent, last-clean, a number, or a time (the newest point not after
+        it; UTC).
     socket_dir
         Where to make the socket; made if missing.
     base
@@ -275,7 +276,8 @@ def boot(
     machine
         Name or id.
     point
-        latest, latest-application-consistent, a number, or a time (the newest point not after it; UTC).
+        latest, latest-application-consistent, last-clean, a number, or a time (the newest point not after
+        it; UTC).
     network
         isolated, none, mapped, or the name of a network of this host.
     name

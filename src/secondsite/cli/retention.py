@@ -42,7 +42,8 @@ def hold(
     machine
         Name or id of a machine kept at that site.
     point
-        latest, latest-application-consistent, a number, or a time (the newest point not after it; UTC).
+        latest, latest-application-consistent, last-clean, a number, or a time (the newest point not after
+        it; UTC).
     reason
         Why, for whoever finds the point held.
     until

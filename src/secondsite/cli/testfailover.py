@@ -52,8 +52,8 @@ def start(
     machine
         Name or id of a machine kept at that site.
     point
-        latest, latest-processed (its time is shown), latest-application-consistent, a number, or a time:
-        the newest point not after it (UTC where no zone is given).
+        latest, latest-processed (its time is shown), latest-application-consistent, last-clean, a number,
+        or a time: the newest point not after it (UTC where no zone is given).
     network
         isolated: a network without any way out, made for the test and removed after it; none: attached to
         nothing; mapped: as the protection maps networks; or the name of a network of this site.

@@ -69,7 +69,8 @@ def verify(
     machine
         Name or id; all replicas, if not given.
     point
-        Read this point whole, instead of the newest and the oldest: latest, a number, or a time.
+        Read this point whole, instead of the newest and the oldest: latest, last-clean, a number, or a
+        time.
     all_points
         Read every point whole. Takes as long as reading the disks that many times.
     store
