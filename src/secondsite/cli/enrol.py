@@ -33,7 +33,7 @@ class GatewayNotListed(SecondsiteError):
     action = "See `secondsite gateway list`; its own name counts, not the friendly one."
 
 
-class GatewaySilent(SecondsiteError):
+class NoReport(SecondsiteError):
     """Asked to report, and nothing came."""
 
     code = "gateway.silent"
@@ -233,7 +233,7 @@ def refresh(name: str, /, *, reach: ServerReach = SERVER_REACH, listing: Listing
         while found.refresh_answered < asked:
             if clock.monotonic() > deadline:
                 last = short_time(found.last_contact) if found.last_contact else "never"
-                raise GatewaySilent(name=name, seconds=round(REFRESH_SECONDS_MAX), last=last)
+                raise NoReport(name=name, seconds=round(REFRESH_SECONDS_MAX), last=last)
             clock.wait(never, 0.5)
             found = vaults.show_provider(server, found)
     _print(found, listing)

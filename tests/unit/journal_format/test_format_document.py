@@ -11,6 +11,8 @@ import pytest
 from secondsite.gateway import qcow2
 from secondsite.journal import base_sums, log_pages, pages, state
 from secondsite.journal import format as fmt
+from secondsite.server.identity import envelopes
+from secondsite.transfer import registration
 
 TEXT = (Path(__file__).resolve().parents[3] / "FORMAT.md").read_text()
 SIZES = {
@@ -27,6 +29,8 @@ SIZES = {
     "Log page header": log_pages.HEADER.size,
     "Sums header": base_sums.HEADER.size,
     "Base extension": qcow2.EXTENSION.size,
+    "Registration key header": registration.HEADER.size,
+    "Envelope header": envelopes.HEADER.size,
 }
 
 

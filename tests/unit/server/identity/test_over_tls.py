@@ -37,14 +37,16 @@ from secondsite.transfer import enrolment as wire
 from secondsite.transfer.pki import Authority
 from secondsite.transfer.registration import RegistrationKey
 from secondsite.transfer.tls import Revocation, TlsFiles
+from support.databases import Databases
 from support.identity import Served, served
 
 SECONDS_MAX = 20.0
 
 
 @pytest.fixture
-def server(database_url: str, tmp_path: Path) -> Iterator[Served]:
-    with served(tmp_path / "server", database_url) as running:
+def server(databases: Databases, tmp_path: Path) -> Iterator[Served]:
+    """On SQLite: what differs between databases is below, where the other tests of this directory look."""
+    with databases.ready("sqlite") as url, served(tmp_path / "server", url) as running:
         yield running
 
 
