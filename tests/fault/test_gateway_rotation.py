@@ -18,9 +18,9 @@ import pytest
 
 from secondsite.base import crash
 from secondsite.base.errors import RemoteError, SecondsiteError
-from secondsite.gateway import keyrotation, runtime
+from secondsite.gateway import keyrotation, sourcekeys
 from secondsite.gateway.client import GatewayUnreachable
-from secondsite.gateway.keymessages import FinishRotation, KeyPhase, KeyStatus
+from secondsite.gateway.keymessages import FinishRotation, KeyPhase, KeyStatus, RenewDataKeys
 from secondsite.gateway.messages import FileIdentity
 from secondsite.gateway.views import open_point_definition
 from secondsite.journal import chain, key_rotation
@@ -134,7 +134,7 @@ class Site:
         positions = positions_of(self.guest_dir)
         expected = contents_at(self.guest_dir, [positions[point.checkpoint] for point in points])
         for point in points:
-            assert open_point_definition(key, point)
+            open_point_definition(key, point)  # raises with a wrong key
             keys = KeyRing(store, journal.machine, key)
             with open_view(journal, point.number, keys, bases=lambda _: None) as view:
                 found = {disk: shown.read(0, shown.size_bytes) for disk, shown in view.disks.items()}
@@ -169,8 +169,25 @@ def _answers(site: Site) -> bool:
 
 
 def test_the_gateways_marks_are_all_here() -> None:
-    here = {keyrotation.AFTER_FINISH, runtime.AFTER_REWRAP}
+    here = {keyrotation.AFTER_FINISH, sourcekeys.AFTER_REWRAP, sourcekeys.AFTER_RENEWED}
     assert here <= crash.MARKS
+
+
+def test_killed_after_a_new_data_key_was_made(site: Site) -> None:
+    site.stop(A)
+    site.start(A, sourcekeys.AFTER_RENEWED)
+    site.until(lambda: _answers(site), "A runs")
+    with contextlib.suppress(GatewayUnreachable), site.pair.client_a() as client:
+        client.renew_data_keys(MACHINE, RenewDataKeys())
+    site.killed(A)
+    site.check()
+    site.start(A)
+    site.until(lambda: _answers(site), "A runs")
+    site.more_points()
+    journal = Journal(LocalStore(site.pair.root / B / "store"), MachineId(MACHINE), site.new)
+    named = {ref.disk for ref in journal.points()[-1].segments if ref.key_id is not None}
+    assert named == {"vda"}, "the first disk's key was made, and it seals"
+    site.check()
 
 
 def test_killed_at_every_step_of_one_rotation(site: Site) -> None:
@@ -185,7 +202,7 @@ def test_killed_at_every_step_of_one_rotation(site: Site) -> None:
     site.more_points()
     site.stop(A)
     site.give(A)
-    site.start(A, runtime.AFTER_REWRAP)
+    site.start(A, sourcekeys.AFTER_REWRAP)
     site.killed(A)
     site.start(A)
     site.until(lambda: _answers(site), "A runs")

@@ -57,7 +57,7 @@ MARKS = [
     (store_local.AFTER_DELETE, 4),
 ]
 # of the gateways' part, see tests/fault/test_gateway_rotation.py
-ELSEWHERE = {"key.after-source", "key.after-finish"}
+ELSEWHERE = {"key.after-source", "key.after-finish", "key.after-renewed"}
 
 
 class Site:

@@ -18,6 +18,7 @@ from secondsite.journal.state import FLAG_KEYED, HEADER, decode_state
 from support.format_samples import (
     DISK,
     KEY,
+    LATER,
     LOG_KEY,
     MACHINE,
     RENEWED,
@@ -27,6 +28,7 @@ from support.format_samples import (
     sample_boundary,
     sample_claim,
     sample_head,
+    sample_later_point,
     sample_point,
     sample_state,
 )
@@ -87,3 +89,10 @@ def test_state_of_a_rotated_key() -> None:
     data = (DATA / "state-2.bin").read_bytes()
     assert decode_state(state_name(MACHINE, 5), data, RENEWED.log_key(MACHINE)) == sample_state()
     assert HEADER.unpack_from(data)[2] == FLAG_KEYED
+
+
+def test_a_later_data_key() -> None:
+    assert decode_wrapped(RENEWED, (DATA / "wrapped-key-later-2.bin").read_bytes()) == (MACHINE, DISK, LATER)
+    assert (LATER.origin, LATER.digest_seed()) == (KEY.id, KEY.digest_seed())
+    point = decode_record((DATA / "point-later-2.bin").read_bytes(), RENEWED.log_key(MACHINE))
+    assert point == sample_later_point()

@@ -16,6 +16,7 @@ from urllib.parse import parse_qs, urlsplit
 import msgspec
 
 from secondsite.base.clock import SystemClock
+from secondsite.gateway.keymessages import DataKeysRenewed
 from secondsite.gateway.messages import (
     DeepVerification,
     DifferingRange,
@@ -30,7 +31,7 @@ from secondsite.gateway.messages import (
     SeedExportStatus,
 )
 from secondsite.model.events import Event, Severity
-from secondsite.model.ids import MachineId
+from secondsite.model.ids import DiskId, KeyId, MachineId
 from secondsite.model.points import Consistency
 from secondsite.nbd.client import NbdClient
 
@@ -123,6 +124,10 @@ class Protections:
 
     def unprotect(self, machine: MachineId) -> None:
         del self._statuses[machine]
+
+    def renew_data_keys(self, machine: MachineId, disks: Sequence[DiskId] | None) -> DataKeysRenewed:
+        keys = {disk: KeyId("ab" * 16) for disk in disks or (DiskId("vda"), DiskId("vdb"))}
+        return DataKeysRenewed(machine=machine, name=self.names[machine], keys=keys)
 
     def deep_verify(self, machine: MachineId) -> DeepVerification:
         self.deep = DeepVerification(

@@ -35,6 +35,7 @@ def fixed(byte: int) -> Callable[[int], bytes]:
     return lambda length: bytes([byte]) * length
 
 
+LATER = KEY.renew(fixed(0x13))
 RENEWED = VAULT.renew(AT, fixed(0x11)).renew(AT, fixed(0x12))
 
 
@@ -135,6 +136,12 @@ def sample_boundary() -> Claim:
     return msgspec.structs.replace(sample_claim(), number=7, reason="key rotation", epoch=3)
 
 
+def sample_later_point() -> Point:
+    """Its segment is sealed with another data key than the disk's first."""
+    [ref] = sample_point().segments
+    return msgspec.structs.replace(sample_point(), segments=(msgspec.structs.replace(ref, key_id=LATER.id),))
+
+
 def sample_state() -> State:
     """After a rotation."""
     keyed = Keyed(key=RENEWED.id, generation=3, number=7)
@@ -152,5 +159,7 @@ def golden_objects() -> dict[str, bytes]:
         "vault-2.key": sample_key_file(),
         "boundary-2.bin": encode_record(sample_boundary(), RENEWED.log_key(MACHINE)),
         "wrapped-key-2.bin": encode_wrapped(RENEWED, MACHINE, DISK, KEY, randomness=fixed(0x45)),
+        "wrapped-key-later-2.bin": encode_wrapped(RENEWED, MACHINE, DISK, LATER, randomness=fixed(0x47)),
+        "point-later-2.bin": encode_record(sample_later_point(), RENEWED.log_key(MACHINE)),
         "state-2.bin": encode_state(sample_state(), RENEWED.log_key(MACHINE)),
     }

@@ -111,7 +111,7 @@ class Replica:
             given_at="2026-01-01T00:00:00+00:00",
             consistency=Consistency.CRASH,
             disks=tuple(
-                DiskState(id=disk, size_bytes=len(self.now[disk]), key_id=self.keys[disk].id)
+                DiskState(id=disk, size_bytes=len(self.now[disk]), key_id=self.keys[disk].origin)
                 for disk in DISKS
             ),
             segments=tuple(segments),

@@ -165,7 +165,7 @@ class Rig:
 
     def _furnish(self, disk: DiskId) -> Furnished:
         key = self._key(disk)
-        return Furnished(key=key, wrapped=self.wrapped[key.id], table=self._table(disk))
+        return Furnished(key=key, wrapped={key.id: self.wrapped[key.id]}, table=self._table(disk))
 
     def _void(self, disk: DiskId) -> Callable[[str], None]:
         def tell(why: str) -> None:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 from cyclopts import Parameter
 
 from secondsite.base.clock import SystemClock
-from secondsite.base.errors import Outcome, SecondsiteError
+from secondsite.base.errors import InvalidInput, Outcome, SecondsiteError
 from secondsite.cli.common import LISTING, REACH, Listing, Reach
 from secondsite.cli.output import print_json, print_table
 
@@ -270,11 +270,13 @@ def _told(status: KeyStatus) -> list[str]:
 def rotate(
     *,
     recovery_key_file: Path | None = None,
+    data: str | None = None,
+    disk: Annotated[list[str] | None, Parameter(negative="")] = None,
     wait: Annotated[bool, Parameter(negative="--no-wait")] = True,
     reach: Reach = REACH,
     listing: Listing = LISTING,
 ) -> None:
-    """Carry a rotation of the vault key to its end at the gateway that has the store.
+    """Carry a rotation of the vault key to its end at the gateway that has the store; or renew data keys.
 
     It begins when that gateway is started with the file `secondsite key renew` made. 1: every data key and
     everything small is sealed with the new key; no data is rewritten and replication goes on. 2: you prove,
@@ -282,16 +284,27 @@ def rotate(
     deleted. The command may be ended and typed again at any time; the gateway goes on by itself, also after
     a restart.
 
+    With --data MACHINE, at the gateway that protects it: what is captured from now on is sealed with new data
+    keys. What is stored keeps its keys until the retention merges or drops it; merges use the newest.
+
     For example:
 
         secondsite key rotate --recovery-key-file /media/safe/vault-2.key
 
         secondsite key rotate --no-wait --json
 
+        secondsite key rotate --data shop
+
+        secondsite key rotate --data shop --disk vda
+
     Parameters
     ----------
     recovery_key_file
         A copy of the new key file, held outside every store and not the gateway's own.
+    data
+        Name or id of a protected machine whose data keys are to be renewed.
+    disk
+        With --data, only this disk; may be given several times.
     wait
         Wait until everything is sealed and, with a copy, until it is finished; or do what can be done now.
     """
@@ -299,6 +312,11 @@ def rotate(
     from secondsite.gateway.keyrotation import NoRotation
     from secondsite.gateway.views import load_key
 
+    if data is not None:
+        _renew_data_keys(data, disk, reach, listing)
+        return
+    if disk:
+        raise InvalidInput(what="--disk", why="it belongs to --data")
     key = load_key(recovery_key_file) if recovery_key_file is not None else None
     with reach.open() as client:
         status = client.key()
@@ -317,6 +335,20 @@ def rotate(
         while wait and status.phase is P.DELETING:
             status = telling.next(client)
     _show_status(status, listing)
+
+
+def _renew_data_keys(machine: str, disks: list[str] | None, reach: Reach, listing: Listing) -> None:
+    from secondsite.gateway.keymessages import RenewDataKeys
+    from secondsite.model.ids import disk_id
+
+    wanted = tuple(disk_id(name) for name in disks) if disks else None
+    with reach.open() as client:
+        made = client.renew_data_keys(machine, RenewDataKeys(disks=wanted))
+    if listing.json:
+        print_json(made)
+        return
+    for disk, key in made.keys.items():
+        print(f"disk {disk} of {made.name} is sealed with data key {key} from now on")
 
 
 class _Telling:

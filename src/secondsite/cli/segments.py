@@ -61,6 +61,10 @@ def _key(file: Path, key_file: Path | None, wrapped_key: Path | None) -> DiskKey
         key_id = SegmentReader(read, size, None).head.key_id
     # machines/<machine>/segments/<epoch>/<disk>/<id>, and beside segments: keys/<key id>
     path = wrapped_key or file.resolve().parents[3] / "keys" / key_id
+    if wrapped_key is None and not path.is_file():  # the vault key was rotated
+        names = [wrapped.name for wrapped in path.parent.glob(f"{key_id}.*")]
+        opened = [name for name in names if vault.opens(name.partition(".")[2])]
+        path = path.with_name(min(opened, default=key_id))
     if not path.is_file():
         raise WrappedKeyMissing(file=file, key=key_id, path=path)
     _, _, key = decode_wrapped(vault, read_limited(path, size_bytes_max=WRAPPED_KEY_BYTES_MAX))

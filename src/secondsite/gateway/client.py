@@ -18,7 +18,7 @@ import msgspec
 from secondsite.base.errors import Outcome, RemoteError, SecondsiteError
 from secondsite.base.parse import JSON_ERRORS
 from secondsite.gateway.adoptmessages import AdoptionStatus, AdoptRequest
-from secondsite.gateway.keymessages import FinishRotation, KeyStatus
+from secondsite.gateway.keymessages import DataKeysRenewed, FinishRotation, KeyStatus, RenewDataKeys
 from secondsite.gateway.messages import (
     ChallengeReply,
     CleanUp,
@@ -137,6 +137,11 @@ class GatewayClient:
     def key(self) -> KeyStatus:
         """The gateway's vault key, and where its rotation stands."""
         return self._request("GET", "/v1/key", KeyStatus)
+
+    def renew_data_keys(self, machine: str, request: RenewDataKeys) -> DataKeysRenewed:
+        """Seal what is captured from now on with new data keys."""
+        path = f"/v1/protections/{quote(machine, safe='')}/data-keys"
+        return self._request("POST", path, DataKeysRenewed, request)
 
     def finish_rotation(self, request: FinishRotation) -> KeyStatus:
         """Let go of the old key; poll `key`."""

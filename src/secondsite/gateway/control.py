@@ -491,7 +491,7 @@ def build_app(services: ControlServices, on_failure: Callable[[BaseException], N
         return error_response(InternalFailure(kind=type(error).__name__, text=str(error)[:500]))
 
     app = Starlette(
-        routes=[*ControlApi(services).routes(), *key_routes(services.key_rotation, _body, _call)],
+        routes=[*ControlApi(services).routes(), *key_routes(services, _body, _call)],
         exception_handlers={SecondsiteError: known, HTTPException: unknown_route, Exception: defect},
     )
     app.router.redirect_slashes = False

@@ -84,7 +84,7 @@ class Furnished:
     """What a disk needs to be copied."""
 
     key: DiskKey
-    wrapped: bytes  # the key as it travels
+    wrapped: Mapping[KeyId, bytes]  # the key and those before it, as they travel
     table: SubBlockTable
 
 
@@ -139,13 +139,13 @@ class Bench:
 
     def take_in(self, disks: Sequence[DiskId]) -> dict[KeyId, bytes]:
         """Make keys and tables for disks; returns the keys as they travel."""
-        wrapped = {}
+        wrapped: dict[KeyId, bytes] = {}
         for disk in disks:
             assert self.furnish is not None, "made for a machine whose disks do not change"
             made = self.furnish(disk)
             self.keys[disk], self.tables[disk] = made.key, made.table
             made.table.void("")  # of whatever had its name before
-            wrapped[made.key.id] = made.wrapped
+            wrapped |= made.wrapped
         return wrapped
 
     def expect_tables(self, point: CommittedPoint) -> bool:
@@ -315,7 +315,7 @@ def propose(
         asked_at=instant.asked_at,
         given_at=instant.given_at,
         consistency=instant.consistency,
-        disks=tuple(DiskState(id=t.id, size_bytes=t.size_bytes, key_id=t.key.id) for t in tracks),
+        disks=tuple(DiskState(id=t.id, size_bytes=t.size_bytes, key_id=t.key.origin) for t in tracks),
         segments=shipment.refs,
         definition=bench.definition(),
         changed_bytes=changed_bytes,

@@ -290,7 +290,7 @@ class DeepVerifier:
 
     def _compare(self, made: _Slice, point: CommittedPoint) -> list[tuple[int, int]]:
         state = next((disk for disk in point.disks if disk.id == made.disk), None)
-        if state is None or state.key_id != made.key.id or state.size_bytes != made.size_bytes:
+        if state is None or state.key_id != made.key.origin or state.size_bytes != made.size_bytes:
             why = "the point has the disk with another key or size, or not at all"
             raise DigestsRefused(disk=made.disk, point=point.number, why=why)
         theirs = RemoteDisk(self._link, self._machine, state, point.number, traffic=Traffic(), reread=True)

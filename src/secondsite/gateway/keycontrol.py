@@ -1,16 +1,27 @@
-"""The control API's part for the vault key: where its rotation stands, and the proof that finishes it."""
+"""The control API's part for keys: where a rotation stands, the proof that finishes it, new data keys."""
 
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from secondsite.gateway.keymessages import FinishRotation
+from secondsite.gateway.keymessages import DataKeysRenewed, FinishRotation, RenewDataKeys
 from secondsite.gateway.keyrotation import KeyRotation
+from secondsite.gateway.names import resolve
+from secondsite.gateway.services import ProtectionService
+
+_T = TypeVar("_T")
+
+
+class Body(Protocol):
+    """Reads and checks a request's body."""
+
+    def __call__(self, request: Request, kind: type[_T]) -> Awaitable[_T]:
+        """Raises InvalidInput."""
 
 
 class Call(Protocol):
@@ -20,23 +31,51 @@ class Call(Protocol):
         """status: of the answer, when it does not raise."""
 
 
-def key_routes(
-    rotation: KeyRotation | None,
-    body: Callable[[Request, type[FinishRotation]], Awaitable[FinishRotation]],
-    call: Call,
-) -> list[Route]:
-    """None where nothing seals (tests of other parts). body, call: how the control API reads and answers."""
-    if rotation is None:
-        return []
+class Services(Protocol):
+    """Of `control.ControlServices` what is used here."""
+
+    @property
+    def name(self) -> str:
+        """The gateway's."""
+
+    @property
+    def key_rotation(self) -> KeyRotation | None:
+        """None where nothing seals (tests of other parts)."""
+
+    @property
+    def protections(self) -> ProtectionService | None:
+        """None where nothing is protected."""
+
+
+def key_routes(services: Services, body: Body, call: Call) -> list[Route]:
+    """body, call: how the control API reads and answers."""
+    rotation, protections = services.key_rotation, services.protections
 
     async def show(_request: Request) -> Response:
+        assert rotation is not None
         return await call(rotation.status)
 
     async def finish(request: Request) -> Response:
-        proof = await body(request, FinishRotation)
-        return await call(lambda: rotation.finish(proof), 202)
+        assert rotation is not None
+        proof, finished = await body(request, FinishRotation), rotation.finish
+        return await call(lambda: finished(proof), 202)
 
-    return [
-        Route("/v1/key", show, methods=["GET"]),
-        Route("/v1/key/rotation", finish, methods=["POST"]),
-    ]
+    async def renew(request: Request) -> Response:
+        asked = await body(request, RenewDataKeys)
+
+        def run() -> DataKeysRenewed:
+            assert protections is not None
+            pairs = [(status.machine, status.name) for status in protections.statuses()]
+            where = f"gateway {services.name}"
+            machine = resolve(request.path_params["machine"], pairs, kind="protected machine", where=where)
+            return protections.renew_data_keys(machine, asked.disks)
+
+        return await call(run)
+
+    routes = []
+    if rotation is not None:
+        routes.append(Route("/v1/key", show, methods=["GET"]))
+        routes.append(Route("/v1/key/rotation", finish, methods=["POST"]))
+    if protections is not None:
+        routes.append(Route("/v1/protections/{machine}/data-keys", renew, methods=["POST"]))
+    return routes

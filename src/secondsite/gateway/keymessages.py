@@ -8,6 +8,7 @@ from typing import Annotated
 import msgspec
 
 from secondsite.gateway.messages import FileIdentity, Wire
+from secondsite.model.ids import DiskId, KeyId, MachineId
 
 
 class KeyPhase(enum.StrEnum):
@@ -57,3 +58,17 @@ class FinishRotation(Wire, frozen=True, kw_only=True, forbid_unknown_fields=True
     nonce: _Hex
     proof: _Hex
     key_file: FileIdentity
+
+
+class RenewDataKeys(Wire, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Seal what is captured from now on with new data keys."""
+
+    disks: tuple[DiskId, ...] | None = None  # None: all
+
+
+class DataKeysRenewed(Wire, frozen=True, kw_only=True):
+    """The new keys' ids, by disk."""
+
+    machine: MachineId
+    name: str
+    keys: dict[DiskId, KeyId]

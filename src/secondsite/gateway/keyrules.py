@@ -9,8 +9,9 @@ from __future__ import annotations
 from secondsite.base.errors import Outcome, SecondsiteError
 from secondsite.journal.box import box_key_id
 from secondsite.journal.errors import FormatUnknown, ObjectDamaged, WrongKey
-from secondsite.journal.keys import VaultKey, decode_wrapped, wrapped_name
+from secondsite.journal.keys import KeyRing, VaultKey, decode_wrapped, wrapped_name
 from secondsite.journal.names import wrapped_key_name
+from secondsite.journal.store import ObjectStore
 from secondsite.model.ids import KeyId, MachineId
 
 
@@ -57,6 +58,13 @@ def name_of_wrapped(vault: VaultKey | None, machine: MachineId, key: KeyId, wrap
     if vault is None or not box_key_id(wrapped):
         return wrapped_key_name(machine, key)
     return wrapped_name(vault.as_of(box_key_id(wrapped)) or vault, machine, key)
+
+
+def name_of_kept(store: ObjectStore, vault: VaultKey | None, machine: MachineId, key: KeyId) -> str:
+    """Where the store has a wrapped key; where it would have it when it has not."""
+    if vault is None:
+        return wrapped_key_name(machine, key)
+    return KeyRing(store, machine, vault).name(key)
 
 
 def is_same_key(vault: VaultKey | None, one: bytes, other: bytes) -> bool:

@@ -80,7 +80,7 @@ def open_resync(
         link,
         bench.machine,
         point,
-        {disk: key.id for disk, key in bench.keys.items()},
+        {disk: key.origin for disk, key in bench.keys.items()},
         clock=bench.clock,
         cancel=cancel,
         wait=not known,
@@ -109,7 +109,7 @@ def come_to_terms(
     The keys must be there. Raises what the link raises.
     """
     disks = tuple(
-        DiskState(id=disk.id, size_bytes=disk.size_bytes, key_id=bench.keys[disk.id].id)
+        DiskState(id=disk.id, size_bytes=disk.size_bytes, key_id=bench.keys[disk.id].origin)
         for disk in bench.source.machine.disks
         if disk.id in bench.keys
     )
@@ -138,7 +138,7 @@ def open_adopted(
 ) -> Compared:
     """The copy to compare with, which is ready. Raises what the link raises, DigestsNotReady."""
     known = {disk.id: disk for disk in adoption.disks}
-    if any(disk in bench.keys and bench.keys[disk].id != known[disk].key_id for disk in known):
+    if any(disk in bench.keys and bench.keys[disk].origin != known[disk].key_id for disk in known):
         come_to_terms(bench, link, board, adoption, cancel)  # sealed with keys of before: anew
         raise DigestsNotReady(disk=", ".join(known), point=0, why="the copy is sealed with other keys")
     traffic = Traffic()

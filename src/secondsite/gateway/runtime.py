@@ -15,14 +15,14 @@ from pathlib import Path
 import msgspec
 
 from secondsite.base.clock import Clock
-from secondsite.base.crash import crash_point, mark
 from secondsite.base.errors import InvalidInput, Outcome, SecondsiteError
-from secondsite.base.files import create_file, read_limited, remove_file, replace_file
+from secondsite.base.files import remove_file
 from secondsite.fabrics.base import Fabric
 from secondsite.gateway.cycle import Bench, Furnished
 from secondsite.gateway.deepverify import DeepVerifier
 from secondsite.gateway.desired import DesiredState, Protection
 from secondsite.gateway.healing import ClockWatch
+from secondsite.gateway.keymessages import DataKeysRenewed
 from secondsite.gateway.messages import (
     DeepVerification,
     PointTaken,
@@ -33,16 +33,10 @@ from secondsite.gateway.messages import (
 )
 from secondsite.gateway.replicate import Policy, Replication
 from secondsite.gateway.seedexport import SourceSeeds
+from secondsite.gateway.sourcekeys import SourceKeys
 from secondsite.gateway.status import Board
 from secondsite.gateway.subblocks import SubBlockTable
-from secondsite.journal.box import box_key_id
-from secondsite.journal.keys import (
-    WRAPPED_KEY_BYTES_MAX,
-    DiskKey,
-    VaultKey,
-    decode_wrapped,
-    encode_wrapped,
-)
+from secondsite.journal.keys import VaultKey
 from secondsite.model.events import EventSink, Severity
 from secondsite.model.ids import DiskId, MachineId
 from secondsite.model.machines import Mapping as SiteMapping
@@ -51,8 +45,6 @@ from secondsite.transfer.protocols import Link
 from secondsite.transfer.sender import LinkShipper
 
 log = logging.getLogger(__name__)
-
-AFTER_REWRAP = mark("key.after-source")
 
 # How often what does not run yet is tried.
 CONVERGE_SECONDS = 5.0
@@ -110,6 +102,7 @@ class Protections:
         self._clock = clock
         self._events = events
         self._desired = DesiredState(state_dir / "desired.json")
+        self._keys = SourceKeys(state_dir / "keys", vault)
         self._clock_watch = ClockWatch(clock, events)
         # taken for every change of what runs; the statuses need only the dictionaries
         self._change = threading.Lock()
@@ -204,6 +197,26 @@ class Protections:
         if running is None:
             raise NotProtected(machine=machine)
         return running.take_point(seconds_max=seconds_max)
+
+    def renew_data_keys(self, machine: MachineId, disks: Sequence[DiskId] | None) -> DataKeysRenewed:
+        """See `ProtectionService`. What is on its way is sealed with the old keys and arrives as it is."""
+        protection = self._desired.get(machine)
+        if protection is None:
+            raise NotProtected(machine=machine)
+        source = self._fabric.open_source(machine, protection.disks, taken=True)
+        known = [disk.id for disk in source.machine.disks]
+        unknown = sorted(set(disks or ()) - set(known))
+        if unknown:
+            raise InvalidInput(what=f"the disk {unknown[0]}", why=f"{protection.name} has {', '.join(known)}")
+        with self._change:
+            running = self._running.pop(machine, None)
+            if running is not None:
+                running.stop()  # the loop that is begun instead seals with the new keys
+            made = {disk: self._keys.renew(machine, disk) for disk in disks or known}
+        self._wake.set()
+        text = f"segments of {protection.name} are sealed with new data keys from now on: {', '.join(made)}"
+        self._events.emit("key.data-renewed", Severity.INFORMATION, text, machine=machine)
+        return DataKeysRenewed(machine=machine, name=protection.name, keys=made)
 
     def deep_verify(self, machine: MachineId) -> DeepVerification:
         """See `ProtectionService`."""
@@ -325,7 +338,7 @@ class Protections:
             us=self._name,
             link=route.link,
             policy=_policy(protection),
-            wrapped_keys={made.key.id: made.wrapped for made in furnished.values()},
+            wrapped_keys={key: data for made in furnished.values() for key, data in made.wrapped.items()},
             board=board,
             stagger_seconds=stagger_seconds,
             clock_watch=self._clock_watch,
@@ -380,18 +393,8 @@ class Protections:
 
     def _furnish(self, machine: MachineId, disk: DiskId) -> Furnished:
         """The disk's data key, made at its first start, and its table; the key lies here only wrapped."""
-        directory = self._state_dir / "keys" / machine
-        directory.mkdir(parents=True, exist_ok=True, mode=0o700)
-        path = directory / f"{disk}.key"
-        if not path.exists():
-            create_file(path, encode_wrapped(self._vault, machine, disk, DiskKey.create()))
-        data = read_limited(path, size_bytes_max=WRAPPED_KEY_BYTES_MAX)
-        _, _, key = decode_wrapped(self._vault, data)
-        if box_key_id(data) != self._vault.id:  # the vault key was rotated
-            data = encode_wrapped(self._vault, machine, disk, key)
-            replace_file(path, data)
-            crash_point(AFTER_REWRAP)
-        return Furnished(key=key, wrapped=data, table=self._table(machine, disk))
+        keys = self._keys.of(machine, disk)
+        return Furnished(key=keys.newest, wrapped=keys.wrapped, table=self._table(machine, disk))
 
     def _tables_of(self, machine: MachineId) -> Path:
         return self._cache_dir / "subblocks" / machine

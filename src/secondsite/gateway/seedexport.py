@@ -281,6 +281,7 @@ class SeedExport:
 
     def _manifest(self, proposal: PointProposal, wrapped: Mapping[KeyId, bytes]) -> bytes:
         used = {disk.key_id for disk in proposal.disks}
+        used |= {segment.key_id for segment in proposal.segments if segment.key_id is not None}
         manifest = SeedManifest(
             machine=self._machine,
             machine_name=self._name,

@@ -167,9 +167,10 @@ class SeedImports:
         """The manifest, if everything in it has the form it may have and is of our vault."""
         manifest = read_manifest(seed / MANIFEST, self._vault)
         check_proposal(manifest.proposal, manifest.machine, peer=manifest.writer)
-        for disk in manifest.proposal.disks:
-            if disk.key_id not in manifest.keys:
-                raise SeedDamaged(count=1, path=seed, names=f"{MANIFEST} (without the key {disk.key_id})")
+        named = {disk.key_id for disk in manifest.proposal.disks}
+        named |= {ref.key_id for ref in manifest.proposal.segments if ref.key_id is not None}
+        for missing in sorted(named - manifest.keys.keys()):
+            raise SeedDamaged(count=1, path=seed, names=f"{MANIFEST} (without the key {missing})")
         for key, data in manifest.keys.items():
             machine, _, unwrapped = decode_wrapped(self._vault, data)
             if machine != manifest.machine or unwrapped.id != key:

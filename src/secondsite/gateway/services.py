@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Protocol
 
+from secondsite.gateway.keymessages import DataKeysRenewed
 from secondsite.gateway.messages import (
     DeepVerification,
     PointTaken,
@@ -14,7 +15,7 @@ from secondsite.gateway.messages import (
     SeedExportStatus,
 )
 from secondsite.model.events import Event
-from secondsite.model.ids import MachineId
+from secondsite.model.ids import DiskId, MachineId
 
 
 class ProtectionService(Protocol):
@@ -31,6 +32,9 @@ class ProtectionService(Protocol):
 
     def take_point(self, machine: MachineId, *, seconds_max: float) -> PointTaken:
         """Make an application-consistent point now and wait until it is committed."""
+
+    def renew_data_keys(self, machine: MachineId, disks: Sequence[DiskId] | None) -> DataKeysRenewed:
+        """Seal with new data keys from now on. disks: those alone. Raises NotProtected, InvalidInput."""
 
     def deep_verify(self, machine: MachineId) -> DeepVerification:
         """Begin to compare everything with the points it becomes. Raises VerifyRunning."""

@@ -16,9 +16,11 @@ from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 from secondsite.journal.errors import WrongKey, damaged
 from secondsite.journal.format import (
+    BOX_FLAG_LATER_KEY,
     BOX_HEADER,
     BOX_MAGIC,
     BOX_PLAIN_BYTES_MAX,
+    BOX_WRAPPED_KEY,
     TAG_BYTES,
     VERSION,
     check_version,
@@ -45,12 +47,15 @@ def seal_box(
     secret: bytes,
     plain: bytes,
     *,
+    required: int = 0,
     randomness: Callable[[int], bytes] = os.urandom,
 ) -> bytes:
-    """Seal `plain` (at most 8 MiB) under the vault key."""
+    """Seal `plain` (at most 8 MiB) under the vault key. required: flags a reader must know."""
     assert len(plain) <= BOX_PLAIN_BYTES_MAX
     salt = randomness(32)
-    head = BOX_HEADER.pack(BOX_MAGIC, VERSION, kind, 0, 0, len(plain), bytes.fromhex(vault_id), salt, 0)[:-8]
+    head = BOX_HEADER.pack(
+        BOX_MAGIC, VERSION, kind, required, 0, len(plain), bytes.fromhex(vault_id), salt, 0
+    )[:-8]
     head += checksum(head).to_bytes(8, "little")
     return head + _box_key(secret, salt, kind).encrypt(_NONCE, plain, head)
 
@@ -73,7 +78,8 @@ def open_box(kind: int, vault_id: KeyId, secret: bytes, data: bytes, *, what: st
         raise damaged(what, f"it has only {len(data)} bytes")
     head = data[: BOX_HEADER.size]
     magic, version, found, required, _, length, identity, salt, head_sum = BOX_HEADER.unpack(head)
-    check_version(what, magic, BOX_MAGIC, version, required)
+    known = BOX_FLAG_LATER_KEY if found == BOX_WRAPPED_KEY else 0
+    check_version(what, magic, BOX_MAGIC, version, required & ~known)
     if checksum(head[:-8]) != head_sum:
         raise damaged(what, "the checksum of its header does not fit")
     if found != kind:

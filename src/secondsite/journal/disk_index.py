@@ -68,7 +68,7 @@ class _Builder:
     def add_segment(self, ref: SegmentRef, keys: KeyRing, state: DiskState) -> None:
         """One that cannot be used costs only the points in which it would be seen."""
         try:
-            number = self.readers.add(ref, keys.get(state.key_id))
+            number = self.readers.add(ref, keys.get(ref.sealed_by(state)))
             index = self.readers[number].index
         except _UNUSABLE as error:
             self._add_lost(ref, state, error)

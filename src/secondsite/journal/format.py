@@ -88,6 +88,10 @@ TAG_BYTES = 16
 RECORD_CLAIM, RECORD_POINT, RECORD_SPAN, RECORD_EPISODE, RECORD_DISMISSAL = 1, 2, 3, 4, 5
 BOX_WRAPPED_KEY, BOX_DEFINITION, BOX_RETIRED_KEYS = 1, 2, 3
 REQUIRED_FLAGS_KNOWN = 0
+# Of a wrapped key: it took another's place, and carries that one's id and digest seed.
+BOX_FLAG_LATER_KEY = 1
+# Of a point or span: it names segments that another data key sealed than its disks' first.
+RECORD_FLAG_KEYS = 1
 
 # Limits. A segment is built and sent as a whole: 16 MiB bounds memory and what a cut link repeats.
 SEGMENT_DATA_BYTES_MAX = 16 * MIB

@@ -33,7 +33,7 @@ from secondsite.journal.errors import (
     WrongKey,
     damaged,
 )
-from secondsite.journal.format import BOX_PLAIN_BYTES_MAX, BOX_WRAPPED_KEY
+from secondsite.journal.format import BOX_FLAG_LATER_KEY, BOX_PLAIN_BYTES_MAX, BOX_WRAPPED_KEY
 from secondsite.journal.key_file import (
     FILE_BYTES_MAX,
     RETIRED_MAX,
@@ -198,15 +198,31 @@ class VaultKey:
 
 @dataclass(frozen=True)
 class DiskKey:
-    """The data key of one disk."""
+    """A data key of one disk.
+
+    A later key keeps the first one's id and digest seed: what was computed with the seed (digests,
+    fingerprints, the sums of a base) is compared over years, and outlives every key.
+    """
 
     id: KeyId
     secret: bytes = field(repr=False)
+    first_id: KeyId | None = None  # None: it is the first
+    seed: int | None = field(default=None, repr=False)  # of the first; None: it is the first
 
     @classmethod
     def create(cls, randomness: Randomness = os.urandom) -> DiskKey:
         """A new random key with a random id."""
         return cls(KeyId(randomness(16).hex()), randomness(KEY_BYTES))
+
+    def renew(self, randomness: Randomness = os.urandom) -> DiskKey:
+        """The key that takes this one's place."""
+        made = DiskKey.create(randomness)
+        return replace(made, first_id=self.origin, seed=self.digest_seed())
+
+    @property
+    def origin(self) -> KeyId:
+        """The id of the disk's first key."""
+        return self.first_id if self.first_id is not None else self.id
 
     def segment_key(self, salt: bytes) -> bytes:
         """The AES-256 key of the segment whose header holds `salt`."""
@@ -214,6 +230,8 @@ class DiskKey:
 
     def digest_seed(self) -> int:
         """The seed of the disk's sub-block digests, 64 bits."""
+        if self.seed is not None:
+            return self.seed
         return int.from_bytes(derive(self.secret, b"", b"digest seed", 8), "little")
 
 
@@ -221,8 +239,13 @@ def encode_wrapped(
     vault: VaultKey, machine: MachineId, disk: DiskId, key: DiskKey, randomness: Randomness = os.urandom
 ) -> bytes:
     """The object that keeps a data key in a store."""
-    plain = b"\0".join([machine.encode(), disk.encode(), key.id.encode(), key.secret.hex().encode()])
-    return seal_box(BOX_WRAPPED_KEY, vault.id, vault.secret, plain, randomness=randomness)
+    parts = [machine, disk, key.id, key.secret.hex()]
+    required = 0
+    if key.first_id is not None:
+        parts += [key.first_id, f"{key.digest_seed():016x}"]
+        required = BOX_FLAG_LATER_KEY
+    plain = b"\0".join(part.encode() for part in parts)
+    return seal_box(BOX_WRAPPED_KEY, vault.id, vault.secret, plain, required=required, randomness=randomness)
 
 
 def decode_wrapped(vault: VaultKey, data: bytes) -> tuple[MachineId, DiskId, DiskKey]:
@@ -233,10 +256,13 @@ def decode_wrapped(vault: VaultKey, data: bytes) -> tuple[MachineId, DiskId, Dis
     """
     what = "a wrapped key"
     parts = vault.open(BOX_WRAPPED_KEY, data, what=what).split(b"\0")
-    if len(parts) != 4 or len(parts[3]) != 2 * KEY_BYTES:
+    if len(parts) not in (4, 6) or len(parts[3]) != 2 * KEY_BYTES:
         raise damaged(what, "its content has another shape")
-    machine, disk, identity, secret = (part.decode("ascii", "replace") for part in parts)
-    return machine_id(machine), disk_id(disk), DiskKey(key_id(identity), bytes.fromhex(secret))
+    machine, disk, identity, secret, *later = (part.decode("ascii", "replace") for part in parts)
+    key = DiskKey(key_id(identity), bytes.fromhex(secret))
+    if later:
+        key = replace(key, first_id=key_id(later[0]), seed=int(later[1], 16))
+    return machine_id(machine), disk_id(disk), key
 
 
 class KeyRing:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import blake3
 import msgspec
@@ -15,6 +15,7 @@ from secondsite.journal.format import (
     BOX_DEFINITION,
     RECORD_BODY_BYTES_MAX,
     RECORD_CLAIM,
+    RECORD_FLAG_KEYS,
     RECORD_HEADER,
     RECORD_MAGIC,
     RECORD_POINT,
@@ -26,7 +27,7 @@ from secondsite.journal.keys import LogKey, VaultKey, check_seal, sealed_with
 from secondsite.journal.record_rules import record_wrong, span_wrong
 from secondsite.model.ids import MachineId
 from secondsite.model.machines import Definition
-from secondsite.model.points import Claim, Point, Record, Span
+from secondsite.model.points import Claim, Point, Record, SegmentRef, Span
 
 RECORD_BYTES_MAX = RECORD_HEADER.size + RECORD_BODY_BYTES_MAX
 
@@ -45,15 +46,20 @@ def encode_record(record: Record, key: LogKey | None) -> bytes:
     key: the machine's log key, which seals it; None: not sealed, readable only by who asks for no seal.
     """
     kind = RECORD_CLAIM if isinstance(record, Claim) else RECORD_POINT
-    return frame(kind, record.number, _encoder.encode(record), key)
+    segments = () if isinstance(record, Claim) else record.segments
+    return frame(kind, record.number, _encoder.encode(record), key, required=_flags(segments))
 
 
 def encode_span(span: Span, key: LogKey | None) -> bytes:
     """The bytes of a span, framed and sealed as a record is; its number is the last record it replaces."""
-    return frame(RECORD_SPAN, span.last, _encoder.encode(span), key)
+    return frame(RECORD_SPAN, span.last, _encoder.encode(span), key, required=_flags(span.segments))
 
 
-def frame(kind: int, number: int, body: bytes, key: LogKey | None) -> bytes:
+def _flags(segments: Sequence[SegmentRef]) -> int:
+    return RECORD_FLAG_KEYS if any(segment.key_id is not None for segment in segments) else 0
+
+
+def frame(kind: int, number: int, body: bytes, key: LogKey | None, *, required: int = 0) -> bytes:
     """Put a record's header before its body and seal it. Raises RecordTooLarge.
 
     What keeps bodies below that: a source refuses a first copy that would come near it (`gateway.seed`), a
@@ -61,7 +67,7 @@ def frame(kind: int, number: int, body: bytes, key: LogKey | None) -> bytes:
     """
     if len(body) > RECORD_BODY_BYTES_MAX:
         raise RecordTooLarge(what=f"record {number}", size=len(body), limit=RECORD_BODY_BYTES_MAX)
-    fields = (VERSION, kind, 0, 0, len(body), number)
+    fields = (VERSION, kind, required, 0, len(body), number)
     head = RECORD_HEADER.pack(RECORD_MAGIC, *fields, bytes(32), sealed_with(key), bytes(32))
     head = head[:32] + blake3.blake3(head[:32]).update(body).digest() + head[64:80]
     return head + (key.seal(head, body) if key is not None else bytes(32)) + body
@@ -118,7 +124,8 @@ def open_frame(what: str, data: bytes, key: LogKey | None) -> tuple[int, int, me
     if len(data) < RECORD_HEADER.size:
         raise damaged(what, f"it has only {len(data)} bytes")
     magic, version, kind, required, _, length, number, digest, vault, seal = RECORD_HEADER.unpack_from(data)
-    check_version(what, magic, RECORD_MAGIC, version, required)
+    known = RECORD_FLAG_KEYS if kind in (RECORD_POINT, RECORD_SPAN) else 0
+    check_version(what, magic, RECORD_MAGIC, version, required & ~known)
     what = f"{what.removeprefix('a ')} {number}"
     head, body = memoryview(data)[:80], memoryview(data)[RECORD_HEADER.size :]
     if length != len(body):

@@ -263,7 +263,10 @@ class _DiskMerger:
         found = list(disk_points(points, disk))
         self._state: DiskState = found[-1][1]
         self._epoch = found[-1][0].epoch
-        self._key = job.keys.get(self._state.key_id)
+        sealed = [
+            ref.sealed_by(state) for point, state in found for ref in point.segments if ref.disk == disk
+        ]
+        self._key = job.keys.get(sealed[-1] if sealed else self._state.key_id)  # the newest
         self._written: list[SegmentRef] = []
         self._writer: SegmentWriter | None = None
 

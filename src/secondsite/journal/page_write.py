@@ -98,6 +98,8 @@ def _write(journal: Journal, keys: KeyRing, stretch: _Stretch, pages: Pages) -> 
     if len(index.layer) > PIECES_MAX:
         return None
     page = _page(journal, index, found, (stretch.first, stretch.last))
+    if page is None:
+        return None
     name = page_name(journal.machine, disk, stretch.size, stretch.first, len(found))
     with contextlib.suppress(ObjectExists):
         journal.store.put(name, encode_page(page, journal.machine, disk, keys.get(page.key_id)))
@@ -107,21 +109,26 @@ def _write(journal: Journal, keys: KeyRing, stretch: _Stretch, pages: Pages) -> 
 
 def _page(
     journal: Journal, index: DiskIndex, found: list[tuple[Point, DiskState]], place: tuple[int, int]
-) -> Page:
+) -> Page | None:
+    """None: its segments are sealed with several keys, and a page names one."""
     blocks = index.layer.blocks
     owners = index.segments[blocks]
     used, numbers = np.unique(owners[owners >= 0], return_inverse=True)
     renumbered = np.full(len(owners), -1, dtype=np.int32)
     renumbered[owners >= 0] = numbers
+    refs = tuple(index.readers.ref(number) for number in used.tolist())
+    keys = {ref.sealed_by(found[0][1]) for ref in refs} or {found[0][1].key_id}
+    if len(keys) != 1:
+        return None
     return Page(
         first=place[0],
         last=place[1],
         hash=journal.record_hash(found[-1][0].number),
         points=len(found),
-        key_id=found[0][1].key_id,
+        key_id=keys.pop(),
         first_size_bytes=found[0][1].size_bytes,
         last_size_bytes=found[-1][1].size_bytes,
-        segments=tuple(index.readers.ref(number) for number in used.tolist()),
+        segments=refs,
         starts=index.layer.starts,
         ends=index.layer.ends,
         offsets=index.offsets[blocks],

@@ -152,7 +152,7 @@ def decode_page(data: bytes, machine: MachineId, disk: DiskId, key: DiskKey, *, 
         key_id=key.id,
         first_size_bytes=first_size,
         last_size_bytes=last_size,
-        segments=_segments(plain[_COUNTS.size : end], disk),
+        segments=_segments(plain[_COUNTS.size : end], disk, key.id),
         starts=columns[0].astype(np.int64),
         ends=columns[1].astype(np.int64),
         offsets=columns[2].astype(np.int64),
@@ -164,13 +164,14 @@ def decode_page(data: bytes, machine: MachineId, disk: DiskId, key: DiskKey, *, 
     return page
 
 
-def _segments(rows: bytes, disk: DiskId) -> tuple[SegmentRef, ...]:
+def _segments(rows: bytes, disk: DiskId, key: KeyId) -> tuple[SegmentRef, ...]:
     return tuple(
         SegmentRef(
             disk=disk,
             id=SegmentId(row["id"].tobytes().hex()),
             epoch=int(row["epoch"]),
             stored_bytes=int(row["stored"]),
+            key_id=key,
             data_bytes=0,  # only the segment itself and its point say this and the hash
             hash="",
         )

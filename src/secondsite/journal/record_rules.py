@@ -76,6 +76,8 @@ def span_wrong(span: Span) -> str | None:
 def _segment_wrong(segment: SegmentRef) -> str | None:
     disk_id(segment.disk)
     segment_id(segment.id)
+    if segment.key_id is not None:
+        key_id(segment.key_id)
     if not _HEX64.match(segment.hash):
         return f"the hash of segment {segment.id} does not parse"
     if not 0 <= segment.data_bytes <= DISK_BYTES_MAX:

@@ -25,7 +25,7 @@ from secondsite.journal.chain import Journal
 from secondsite.journal.chain_errors import PointUnknown
 from secondsite.journal.disk_index import open_disk_index
 from secondsite.journal.keys import KeyRing
-from secondsite.journal.names import base_sums_prefix, merged_prefix, segments_prefix, wrapped_key_name
+from secondsite.journal.names import base_sums_prefix, merged_prefix, segments_prefix
 from secondsite.journal.scrub_base import base_lost, read_base, read_known
 from secondsite.journal.scrub_disk import DiskWalk, Loss, PairArray, Verdict
 from secondsite.journal.scrub_log import Log, read_log
@@ -135,12 +135,14 @@ class _Run:
     def check_keys(self) -> None:
         """The wrapped keys of all points; what a lost one costs shows where its segments are applied."""
         self._meter.say("reading the keys")
-        for key in sorted({disk.key_id for point in self._log.points for disk in point.disks}):
+        named = {disk.key_id for point in self._log.points for disk in point.disks}
+        named |= {s.key_id for point in self._log.points for s in point.segments if s.key_id is not None}
+        for key in sorted(named):
             self._report.objects += 1
             try:
                 self._keys.read(key)
             except UNUSABLE as error:
-                name = wrapped_key_name(self._journal.machine, key)
+                name = self._keys.name(key)
                 self._report.damaged.append(Damage(name, "key", str(error)))
 
     def read_bases(self, bases: BaseOf) -> None:

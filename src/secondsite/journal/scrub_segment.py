@@ -17,7 +17,6 @@ from secondsite.journal.disk_index import read_segment
 from secondsite.journal.errors import FormatUnknown, KeyMissing, ObjectDamaged, WrongKey, damaged
 from secondsite.journal.format import KIND_ZERO
 from secondsite.journal.keys import DiskKey, KeyRing
-from secondsite.journal.names import wrapped_key_name
 from secondsite.journal.segment_read import BlockIndex, SegmentReader
 from secondsite.journal.store import ObjectMissing, StoreUnavailable
 from secondsite.model.points import DiskState, SegmentRef
@@ -59,11 +58,11 @@ def check_segment(journal: Journal, ref: SegmentRef, keys: KeyRing, state: DiskS
     if found != ref.hash:
         wrong = damaged(name, f"the hash of the whole is {found[:16]}…, its point says {ref.hash[:16]}…")
     try:
-        key = keys.get(state.key_id)
+        key = keys.get(ref.sealed_by(state))
     except UNUSABLE as lost:
         if wrong is not None:
             return SegmentCheck(name, len(data), wrong)
-        return SegmentCheck(wrapped_key_name(journal.machine, state.key_id), len(data), lost, key_lost=True)
+        return SegmentCheck(keys.name(ref.sealed_by(state)), len(data), lost, key_lost=True)
     return _open(journal, ref, key, data, found=found, error=wrong)
 
 

@@ -249,6 +249,7 @@ class SegmentWriter:
             stored_bytes=self._length,
             data_bytes=self.data_bytes,
             hash=hasher.update(tail).hexdigest(),
+            key_id=self._key.id if self._key.first_id is not None else None,
         )
         if self._length < len(self._buffer) // 2:
             # it may wait for the link: what it holds is then what was counted for it, not what was reserved

@@ -25,7 +25,7 @@ READERS_MAX = 256
 
 def open_segment(journal: Journal, ref: SegmentRef, keys: KeyRing, state: DiskState) -> SegmentReader:
     """A reader of a segment of the journal. Raises ObjectDamaged also when another segment has its name."""
-    return open_with(journal, ref, keys.get(state.key_id))
+    return open_with(journal, ref, keys.get(ref.sealed_by(state)))
 
 
 def open_with(journal: Journal, ref: SegmentRef, key: DiskKey) -> SegmentReader:

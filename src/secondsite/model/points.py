@@ -28,6 +28,11 @@ class SegmentRef(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     data_bytes: int  # guest bytes it describes, zeros included
     hash: str  # blake3 of the whole object, 64 hexadecimal digits
     merged: str | None = None  # the span whose merge wrote it; None: it came from the source
+    key_id: KeyId | None = None  # the data key it is sealed with; None: the disk's first, as its point says
+
+    def sealed_by(self, state: DiskState) -> KeyId:
+        """The data key to open it with. state: the disk at a point that names it."""
+        return self.key_id if self.key_id is not None else state.key_id
 
 
 class DiskState(msgspec.Struct, frozen=True, kw_only=True):
@@ -35,7 +40,7 @@ class DiskState(msgspec.Struct, frozen=True, kw_only=True):
 
     id: DiskId
     size_bytes: int
-    key_id: KeyId
+    key_id: KeyId  # the first data key of the disk: what is derived from it never changes
     # Position-bound multiset hash of the disk's content, 32 hexadecimal digits; None: not known yet.
     fingerprint: str | None = None
 

@@ -199,6 +199,8 @@ def check_proposal(proposal: PointProposal, machine: MachineId, *, peer: str) ->
         key_id(disk.key_id)
     for segment in proposal.segments:
         segment_id(segment.id)
+        if segment.key_id is not None:
+            key_id(segment.key_id)
         if segment.disk not in sizes:
             raise ProtocolViolation(
                 peer=peer, why=f"segment {segment.id} is of a disk the point does not have"

@@ -18,16 +18,18 @@ from secondsite.fabrics.memory import MemoryFabric
 from secondsite.gateway import keyrotation
 from secondsite.gateway.bases import base_opener
 from secondsite.gateway.client import GatewayClient
-from secondsite.gateway.keymessages import FinishRotation, KeyPhase
+from secondsite.gateway.keymessages import FinishRotation, KeyPhase, RenewDataKeys
 from secondsite.gateway.main import Gateway
 from secondsite.gateway.messages import FileIdentity, ProtectionState
 from secondsite.gateway.views import open_point_definition, open_point_view
 from secondsite.journal.chain import KEY_ROTATION, Journal
+from secondsite.journal.format import SEGMENT_BYTES_MAX
 from secondsite.journal.keys import KeyRing, VaultKey
 from secondsite.journal.names import wrapped_keys_prefix
 from secondsite.journal.scrub import scrub
+from secondsite.journal.segment_head import decode_head
 from secondsite.journal.store_local import LocalStore
-from secondsite.model.ids import MachineId
+from secondsite.model.ids import DiskId, KeyId, MachineId
 from secondsite.transfer.protocols import error_code
 from support.gateway_pair import A, B, Pair
 
@@ -62,9 +64,13 @@ class Rotated(Pair):
         with self.client_a() as client:
             until(lambda: client.status().protections[0].state is ProtectionState.PROTECTED, "Protected")
 
-    def restart_a(self) -> None:
+    def stop_a(self) -> None:
         if self.a is not None:
             self.a.stop()
+            self.a = None
+
+    def restart_a(self) -> None:
+        self.stop_a()
         self.a = self.start_a(self.address, self.fabric)
 
     def restart_b(self) -> None:
@@ -95,7 +101,7 @@ class Rotated(Pair):
         for number, content in self.contents.items():
             if number not in listed:
                 continue
-            assert open_point_definition(key, journal.point(number))
+            open_point_definition(key, journal.point(number))  # raises with a wrong key
             with open_point_view(journal, number, key) as view:
                 assert {d: v.read(0, v.size_bytes) for d, v in view.disks.items()} == content
 
@@ -126,7 +132,7 @@ def pair(monkeypatch: pytest.MonkeyPatch) -> Iterator[Rotated]:
     with tempfile.TemporaryDirectory(prefix="gp") as name, contextlib.ExitStack() as stack:
         made = Rotated(Path(name))
         stack.callback(made.stop_b)
-        stack.callback(lambda: made.a and made.a.stop())
+        stack.callback(made.stop_a)
         yield made
 
 
@@ -204,10 +210,8 @@ def test_the_source_first_waits_for_the_target(pair: Rotated) -> None:
 def test_a_source_left_behind_is_told_once_it_is_finished(
     pair: Rotated, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert pair.a is not None
     pair.take_point()
-    pair.a.stop()
-    pair.a = None
+    pair.stop_a()
     pair.give(B)
     pair.restart_b()
     until(lambda: pair.phase() is KeyPhase.PROOF, "everything is sealed again")
@@ -231,3 +235,66 @@ def test_without_a_rotation_there_is_nothing_to_finish(pair: Rotated) -> None:
     assert error_code(caught.value) == "key.no-rotation"
     with pair.client_a() as client:
         assert client.key().phase is KeyPhase.NO_STORE
+
+
+def sealed_by(pair: Rotated, number: int) -> dict[str, set[str]]:
+    """The data keys in the headers of a point's segments, by disk."""
+    journal = pair.journal(pair.old)
+    found: dict[str, set[str]] = {}
+    for ref in journal.point(number).segments:
+        data = journal.store.get(journal.segment_name(ref), size_bytes_max=SEGMENT_BYTES_MAX)
+        found.setdefault(ref.disk, set()).add(decode_head(data, ref.id)[0].key_id)
+    return found
+
+
+def test_new_data_keys_from_end_to_end(pair: Rotated) -> None:
+    before = pair.take_point()
+    first = sealed_by(pair, before)["vdb"]
+    with pair.client_a() as client:
+        with pytest.raises(RemoteError, match="shop has vda, vdb"):
+            client.renew_data_keys("shop", RenewDataKeys(disks=(DiskId("vdx"),)))
+        made = client.renew_data_keys("shop", RenewDataKeys())
+        assert sorted(made.keys) == ["vda", "vdb"]
+        sent = client.status().protections[0].total_sent_bytes
+    after = pair.take_point()
+    assert sealed_by(pair, after) == {"vdb": {made.keys[DiskId("vdb")]}}, "a cycle, no resync"
+    assert first != {made.keys[DiskId("vdb")]}
+    journal = pair.journal(pair.old)
+    # what is computed with the first key's seed is still comparable
+    assert {disk.key_id for disk in journal.point(after).disks} == {
+        disk.key_id for disk in journal.point(before).disks
+    }
+    assert all(disk.fingerprint for disk in journal.point(after).disks)
+    pair.check(pair.old)
+    # lost tracking: compared by hashes as before
+    pair.fabric.write(pair.machine, "vda", 8192, b"nobody saw it" * 100)
+    pair.fabric.lose_tracking(pair.machine)
+    pair.take_point()
+    pair.check(pair.old)
+    with pair.client_a() as client:
+        assert "replicate.resynced" in pair.codes(client)
+        assert client.status().protections[0].total_sent_bytes - sent < MIB
+    # once more, one disk, and the vault key with it
+    with pair.client_a() as client:
+        again = client.renew_data_keys("shop", RenewDataKeys(disks=(DiskId("vdb"),)))
+    pair.take_point()
+    for name in (B, A):
+        pair.give(name)
+    pair.restart_b()
+    pair.restart_a()
+    newest = pair.take_point()
+    assert sealed_by_new(pair, newest) == {again.keys[DiskId("vdb")]}
+    pair.check(pair.new)
+    until(lambda: pair.phase() is KeyPhase.PROOF and not _waits(pair), "all is sealed with the new key")
+    pair.finish(pair.new, pair.copy)
+    until(lambda: pair.phase() is KeyPhase.FINISHED, "finished")
+    pair.check(pair.new)
+    journal = pair.journal(pair.new)
+    assert len(list(journal.store.list(wrapped_keys_prefix(pair.machine)))) == 5
+    keys = KeyRing(journal.store, pair.machine, pair.new)
+    assert not scrub(journal, keys, base_opener(journal, {}), clock=SystemClock()).damaged
+
+
+def sealed_by_new(pair: Rotated, number: int) -> set[KeyId | None]:
+    """As the point names them."""
+    return {ref.key_id for ref in pair.journal(pair.new).point(number).segments if ref.disk == "vdb"}
