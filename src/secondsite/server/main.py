@@ -7,7 +7,9 @@ import logging
 import signal
 import socket
 import threading
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from sqlalchemy import text
 
@@ -29,6 +31,9 @@ from secondsite.server.database.migrations import require_current, upgrade
 from secondsite.server.identity.service import MASTER_KEY_NAME, Identity
 from secondsite.server.inventory.reader import InventoryReader
 from secondsite.server.inventory.service import Inventories
+from secondsite.server.jobs.definitions import Definition, Registry
+from secondsite.server.jobs.service import Jobs
+from secondsite.server.jobs.worker import Worker
 from secondsite.server.people.audit import Audit
 from secondsite.server.people.login import Logins
 from secondsite.server.people.passwords import Passwords
@@ -41,14 +46,23 @@ SETUP_TOKEN_NAME = "setup-token"  # noqa: S105 - a file's name
 AUTHORITY_NAME = "authority.crt"
 HOUSEKEEPING_SECONDS = 600.0
 
+# The kinds of jobs a server runs; each area adds its own.
+DEFINITIONS: tuple[Definition[Any], ...] = ()
+
 
 class Server:
     """Every part of one server, started in order and stopped in the reverse."""
 
     def __init__(
-        self, config: ServerConfig, *, clock: Clock | None = None, passwords: Passwords | None = None
+        self,
+        config: ServerConfig,
+        *,
+        clock: Clock | None = None,
+        passwords: Passwords | None = None,
+        definitions: Sequence[Definition[Any]] = DEFINITIONS,
     ) -> None:
-        """passwords: a cheap hasher, for tests."""
+        """passwords: a cheap hasher, for tests. definitions: the kinds of jobs it runs."""
+        self._definitions = definitions
         self._config = config
         self.clock = clock or SystemClock()
         self._passwords = passwords or Passwords()
@@ -89,6 +103,8 @@ class Server:
             database, audit, tokens, self._passwords, setup_file=config.state_dir / SETUP_TOKEN_NAME
         )
         calls, inventories = Calls(database, Bells()), Inventories(database)
+        jobs = Jobs(Registry(self._definitions), self.clock)
+        self._worker = Worker(database, jobs)
         return Services(
             clock=self.clock,
             database=database,
@@ -101,6 +117,8 @@ class Server:
             calls=calls,
             inventories=inventories,
             inventory_reader=InventoryReader(calls, inventories, identity.gateways.connected, self.clock),
+            jobs=jobs,
+            nudge_jobs=self._worker.nudge,
             vault_id=lambda vault: identity.vaults.get(vault).id,
             checks=[self._not_stopping, lambda: _answers(database), lambda: require_current(database)],
         )
@@ -114,6 +132,8 @@ class Server:
             assert services.inventory_reader is not None
             services.inventory_reader.start()
             self._stop.callback(services.inventory_reader.close)
+            self._worker.start()
+            self._stop.callback(self._worker.stop, self._config.limits.stop_seconds)
             made = services.logins.prepare()
             if made is not None:
                 log.info("set-up token made", extra={"fields": {"file": str(made)}})

@@ -18,7 +18,17 @@ from starlette.types import Scope
 
 from secondsite import __version__
 from secondsite.base.errors import SecondsiteError
-from secondsite.server.api import auditlog, enrolment, inventory, people, providers, system, uplink, vaults
+from secondsite.server.api import (
+    auditlog,
+    enrolment,
+    inventory,
+    jobs,
+    people,
+    providers,
+    system,
+    uplink,
+    vaults,
+)
 from secondsite.server.api.access import CERTIFICATE, PUBLIC, mark_of, request_id_of
 from secondsite.server.api.errors import (
     InputRefused,
@@ -68,6 +78,7 @@ def build_app(services: Services) -> FastAPI:
         providers.router,
         enrolment.router,
         inventory.router,
+        jobs.router,
         uplink.router,
     ):
         app.include_router(router)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from prometheus_client import (
     CollectorRegistry,
     Counter,
@@ -45,9 +47,15 @@ class Metrics:
         self._running = Gauge(
             "secondsite_http_requests_in_progress", "Requests being answered", registry=self.registry
         )
+        self._jobs = Gauge("secondsite_jobs", "Jobs, by state", ["state"], registry=self.registry)
         self.logins = Counter(
             "secondsite_logins", "Log-ins, by how they ended", ["outcome"], registry=self.registry
         )
+
+    def jobs(self, counts: Mapping[str, int]) -> None:
+        """How many jobs are in each state."""
+        for state, number in counts.items():
+            self._jobs.labels(state).set(number)
 
     def begun(self) -> None:
         """A request came."""

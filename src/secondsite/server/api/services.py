@@ -12,10 +12,15 @@ from secondsite.server.database.engine import Database
 from secondsite.server.identity.service import Identity
 from secondsite.server.inventory.reader import InventoryReader
 from secondsite.server.inventory.service import Inventories
+from secondsite.server.jobs.service import Jobs
 from secondsite.server.people.audit import Audit
 from secondsite.server.people.login import Logins
 from secondsite.server.people.tokens import Tokens
 from secondsite.server.people.users import Users
+
+
+def _nothing() -> None:
+    """No worker."""
 
 
 def _as_given(text: str) -> str:
@@ -38,5 +43,7 @@ class Services:
     inventories: Inventories | None = None
     inventory_reader: InventoryReader | None = None
     checks: list[Callable[[], None]] = field(default_factory=list)
+    jobs: Jobs | None = None
+    nudge_jobs: Callable[[], None] = _nothing  # a job may be due: this server's worker looks at once
     # a vault's id by its id or name, whatever a path names it by; roles are held on ids
     vault_id: Callable[[str], str] = _as_given

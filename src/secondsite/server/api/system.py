@@ -10,6 +10,7 @@ from starlette.responses import Response
 from secondsite import __version__
 from secondsite.server.api.access import TheServices, public, requires
 from secondsite.server.api.schemas import View
+from secondsite.server.jobs import records
 from secondsite.server.people.roles import Caller, Operation
 
 router = APIRouter(tags=["server"])
@@ -43,4 +44,6 @@ def ready(services: TheServices) -> Health:
 )
 def metrics(services: TheServices, caller: Annotated[Caller, requires(Operation.SERVER_READ)]) -> Response:  # noqa: ARG001
     """Everything measured, for Prometheus; give it a reader's token as bearer_token_file."""
+    with services.database.read() as connection:
+        services.metrics.jobs({state.value: number for state, number in records.counts(connection).items()})
     return Response(services.metrics.text(), media_type="text/plain; version=0.0.4; charset=utf-8")

@@ -42,7 +42,7 @@ class Operation(enum.StrEnum):
     INVENTORY_REFRESH = "inventory.refresh"
     JOB_READ = "job.read"
     JOB_OPERATE = "job.operate"
-    JOB_APPROVE = "job.approve"
+    JOB_ANSWER = "job.answer"
 
 
 _O, _C, _P, _A, _R = Role.OWNER, Role.CONTRIBUTOR, Role.OPERATOR, Role.APPROVER, Role.READER
@@ -65,7 +65,7 @@ TABLE: dict[Operation, frozenset[Role]] = {
     Operation.INVENTORY_REFRESH: frozenset({_O, _C, _P}),
     Operation.JOB_READ: frozenset({_O, _C, _P, _A, _R}),
     Operation.JOB_OPERATE: frozenset({_O, _C, _P}),
-    Operation.JOB_APPROVE: frozenset({_O, _A}),
+    Operation.JOB_ANSWER: frozenset({_O, _C, _P, _A}),
 }
 
 

@@ -33,7 +33,7 @@ WHO = {
     "inventory.refresh": "ocp",
     "job.read": "ocpar",
     "job.operate": "ocp",
-    "job.approve": "oa",
+    "job.answer": "ocpa",
 }
 LETTERS = {"o": Role.OWNER, "c": Role.CONTRIBUTOR, "p": Role.OPERATOR, "a": Role.APPROVER, "r": Role.READER}
 NOWHERE = {"user": "nobody", "token": "0" * 16, "role": "reader", "vault": "north"}
