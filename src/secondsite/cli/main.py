@@ -128,6 +128,17 @@ COMMANDS: dict[str, str | dict[str, str]] = {
         "create": "secondsite.cli.tokens:create",
         "remove": "secondsite.cli.tokens:remove",
     },
+    "job": {
+        "": "Follow and steer what the server does.",
+        "list": "secondsite.cli.jobs:list_jobs",
+        "show": "secondsite.cli.jobs:show",
+        "log": "secondsite.cli.jobs:log",
+        "follow": "secondsite.cli.jobs:follow",
+        "cancel": "secondsite.cli.jobs:cancel",
+        "retry": "secondsite.cli.jobs:retry",
+        "resume": "secondsite.cli.jobs:resume",
+        "restart": "secondsite.cli.jobs:restart",
+    },
     "audit": {
         "": "See who did what, and that nobody changed the log of it.",
         "list": "secondsite.cli.audit:list_audit",

@@ -7,7 +7,7 @@ with ServerClient.logged_in() as server:
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Literal, TypeVar
 from urllib.parse import quote, urlencode
 
@@ -17,6 +17,9 @@ from secondsite.client.messages import (
     AuditEntry,
     AuditVerified,
     Health,
+    Job,
+    JobDetail,
+    JobLogLine,
     Me,
     NewToken,
     Page,
@@ -190,6 +193,40 @@ class ServerClient:
         return self.call(
             "POST", at("vaults", vault, "recoveryServicesProviders", provider, "inventory"), SiteRead
         )
+
+    # jobs
+
+    def jobs(self, *, states: Sequence[str] = (), kind: str | None = None) -> Iterator[Job]:
+        """Jobs, youngest first. states: NotStarted, InProgress, Succeeded, Failed, Cancelled, Suspended."""
+        asked = [("state", state) for state in states]
+        if kind is not None:
+            asked.append(("kind", kind))
+        query = f"?{urlencode(asked)}" if asked else ""
+        return self.pages(at("jobs") + query, Page[Job])
+
+    def job(self, job: str) -> JobDetail:
+        """One job with its steps."""
+        return self.call("GET", at("jobs", job), JobDetail)
+
+    def job_log(self, job: str) -> Iterator[JobLogLine]:
+        """What a job did, oldest first."""
+        return self.pages(at("jobs", job, "log"), Page[JobLogLine])
+
+    def cancel_job(self, job: str) -> Job:
+        """Let the running step finish, then take back what was done."""
+        return self.call("POST", at("jobs", job, "cancel"), Job)
+
+    def retry_job(self, job: str) -> Job:
+        """Go on with the step that failed."""
+        return self.call("POST", at("jobs", job, "retry"), Job)
+
+    def resume_job(self, job: str, answer: str) -> Job:
+        """Answer a suspended job's question."""
+        return self.call("POST", at("jobs", job, "resume"), Job, {"answer": answer})
+
+    def restart_job(self, job: str) -> Job:
+        """Do the same again as a new job, which is the answer."""
+        return self.call("POST", at("jobs", job, "restart"), Job)
 
     # the audit log
 

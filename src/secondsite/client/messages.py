@@ -133,6 +133,81 @@ class SiteStatus(Answer, frozen=True, kw_only=True):
     problem: dict[str, Any] | None = None
 
 
+class JobProblem(Answer, frozen=True, kw_only=True):
+    """Why a job or a step failed, in sentences."""
+
+    code: str
+    outcome: str
+    happened: str
+    cause: str
+    action: str
+
+
+class JobQuestion(Answer, frozen=True, kw_only=True):
+    """What a suspended job waits for; `choices` empty: any answer."""
+
+    question: str
+    choices: list[str]
+
+
+class Job(Answer, frozen=True, kw_only=True):
+    """A job. progress: 0 to 1."""
+
+    id: str
+    kind: str
+    title: str
+    state: str
+    state_description: str
+    allowed_operations: list[str]
+    progress: float
+    progress_text: str
+    note: str | None
+    question: JobQuestion | None
+    error: JobProblem | None
+    warnings: int
+    created_by: str
+    parent: str | None
+    restart_of: str | None
+    created_at: str
+    started_at: str | None
+    ended_at: str | None
+    changed_at: str
+
+    @property
+    def ended(self) -> bool:
+        """Whether nothing more happens by itself."""
+        return self.state in ("Succeeded", "Failed", "Cancelled")
+
+
+class JobStep(Answer, frozen=True, kw_only=True):
+    """One step of a job. attempt: how often it was begun."""
+
+    number: int
+    name: str
+    state: str
+    attempt: int
+    error: JobProblem | None
+    started_at: str | None
+    ended_at: str | None
+
+
+class JobDetail(Job, frozen=True, kw_only=True):
+    """A job with its steps and its result, whose form follows from its kind."""
+
+    steps: list[JobStep]
+    output: dict[str, object] | None
+
+
+class JobLogLine(Answer, frozen=True, kw_only=True):
+    """One line of a job's log."""
+
+    number: int
+    at: str
+    step: str
+    level: str
+    text: str
+
+
 class Page(Answer, Generic[T], frozen=True, kw_only=True):
     """Some entries of a listing."""
 

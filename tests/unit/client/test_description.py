@@ -31,6 +31,12 @@ SCHEMA_OF = {
     "Me": "MeView",
     "AuditEntry": "AuditView",
     "AuditVerified": "AuditVerified",
+    "JobProblem": "JobProblem",
+    "JobQuestion": "JobQuestion",
+    "Job": "JobView",
+    "JobStep": "StepView",
+    "JobDetail": "JobDetail",
+    "JobLogLine": "JobLogLine",
     "Thing": "ThingView",
     "SiteRead": "ReadView",
     "SiteStatus": "SiteView",
@@ -138,6 +144,7 @@ def _sample(name: str) -> str:
         "token": "0" * 16,
         "anchor": f"1:{'0' * 64}",
         "name": "maria",
+        "job": "0" * 8 + "-0000-0000-0000-" + "0" * 12,
     }.get(name, "sample")
 
 
