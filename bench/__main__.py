@@ -28,6 +28,7 @@ BENCHES = (
     "export",
     "boot",
     "guest_latency",
+    "jobs",
 )
 
 

@@ -34,8 +34,8 @@ from support.job_chaos import LEASE_SECONDS, OUTSIDE, STEPS, Chaos, calls, effec
 pytestmark = pytest.mark.fault
 
 FULL = os.environ.get("SECONDSITE_MATRIX") == "full"
-KILLS = 60 if FULL else 8
-JOBS = 100
+KILLS = 60 if FULL else 6
+JOBS = 1000 if FULL else 100
 WAIT_SECONDS_MAX = 400.0 if FULL else 100.0
 SOURCE = Path(__file__).resolve().parents[2]
 

@@ -69,6 +69,8 @@ class Worker:
 
     def stop(self, seconds: float = 30.0) -> bool:
         """Begin no further step, wait for those that run. False: some went on; a peer repeats them."""
+        if self._abandon.is_set():
+            return True
         self._stopping.set()
         self._nudged.set()
         deadline = self._clock.monotonic() + seconds
