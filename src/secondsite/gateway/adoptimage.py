@@ -12,19 +12,18 @@ import os
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Protocol
 
 import msgspec
 
 from secondsite.base.parse import JSON_ERRORS
 from secondsite.gateway.adopterrors import ImageChanged, ImageInUse, ImageRefused
+from secondsite.gateway.adoptmessages import ImageFormat
 from secondsite.gateway.basehost import CONTEXT, BaseHost
 from secondsite.journal.bases import RawBase
 from secondsite.model.extents import Extents
 from secondsite.nbd import wire
 from secondsite.nbd.client import NbdClient
-
-ImageFormat = Literal["raw", "qcow2"]
 
 
 class WatchedFile(msgspec.Struct, frozen=True, kw_only=True):

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import enum
-from typing import Annotated
+from typing import Annotated, Literal
 
 import msgspec
 
-from secondsite.gateway.adoptimage import ImageFormat
 from secondsite.gateway.messages import Wire
 from secondsite.model.ids import DiskId, MachineId
+
+ImageFormat = Literal["raw", "qcow2"]
 
 
 class AdoptionState(enum.Enum):
