@@ -17,6 +17,7 @@ from secondsite.journal.chain import Journal
 from secondsite.journal.names import log_name, segment_name, wrapped_key_name
 from secondsite.journal.store import ObjectMissing
 from secondsite.journal.store_memory import MemoryStore
+from secondsite.model.ids import KeyId
 from secondsite.model.points import ZERO_HASH
 from secondsite.transfer import wire
 from secondsite.transfer.errors import DigestsNotReady
@@ -299,6 +300,9 @@ def test_a_wrapped_key_never_changes(rig: Rig) -> None:
     rig.link.put_key(MACHINE, KEY, b"wrapped")
     rig.link.put_key(MACHINE, KEY, b"wrapped")
     _refused(lambda: rig.link.put_key(MACHINE, KEY, b"other"), "link.segment-conflict")
+    assert rig.link.get_key(MACHINE, KEY) == b"wrapped"
+    _refused(lambda: rig.other.get_key(MACHINE, KEY), "link.peer-not-allowed")
+    _refused(lambda: rig.link.get_key(MACHINE, KeyId("e" * 32)), "store.object-missing")
 
 
 @pytest.mark.parametrize(

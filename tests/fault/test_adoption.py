@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import shutil
 import subprocess
 import tempfile
 import threading
@@ -15,13 +16,19 @@ import pytest
 
 from secondsite.base.errors import RemoteError
 from secondsite.base.units import KIB, MIB
+from secondsite.cli.main import main
 from secondsite.gateway import adopt, adoptseal, replicate, resync
 from secondsite.gateway.adoptmessages import AdoptionState
 from secondsite.gateway.adoptseal import make_tables
+from secondsite.gateway.receive import GatewayReceiver
 from secondsite.gateway.seed import Seed
 from secondsite.journal.chain import Journal
+from secondsite.model.ids import KeyId, MachineId
 from secondsite.model.points import PointProposal
+from secondsite.transfer.errors import ProtocolViolation
+from secondsite.transfer.protocols import Peer
 from support.adoption import DISKS, Sites
+from support.gateway_pair import A, B
 
 pytestmark = pytest.mark.fault
 
@@ -242,3 +249,137 @@ def test_planted_bug_holes_not_compared_are_caught(sites: Sites, monkeypatch: py
     monkeypatch.setattr(Seed, "_holes", lambda *_: None)
     with pytest.raises(AssertionError):
         test_only_what_differs_travels(sites)
+
+
+def changed_while_unprotected(sites: Sites, *, state: bool) -> int:
+    """The machine is protected, no longer, changed, and protected again; the newest point's number before.
+
+    state: the source's gateway keeps its state directory meanwhile.
+    """
+    sites.protect()
+    sites.until_protected()
+    sites.check_newest()
+    with sites.pair.client_a() as client:
+        if state:
+            client.unprotect("shop")
+    if not state:
+        sites.stop_a()
+        for lost in ("state", "cache"):
+            shutil.rmtree(sites.root / A / lost)
+        sites.fabric.lose_tracking(sites.machine)
+    before = sites.journal.points()[-1].number
+    sites.change()
+    sites.protect()
+    sites.until_protected()
+    return before
+
+
+@pytest.mark.parametrize("state", [True, False], ids=["unprotected", "gateway-lost"])
+def test_protected_again_it_is_compared_with_the_replica_that_was_kept(sites: Sites, state: bool) -> None:
+    before = changed_while_unprotected(sites, state=state)
+    journal = sites.check_newest()
+    assert min(point.number for point in journal.points()) < before, "older points stay"
+    sent = sum(point.sent_bytes for point in journal.points() if point.number > before)
+    assert sent < 64 * KIB, sites.notes()
+    notes = sites.notes()
+    assert "replicate.resynced: " in notes
+    assert ("replicate.key-recovered: " in notes) is (not state)
+    assert journal.points()[-1].disks[0].key_id == journal.points()[0].disks[0].key_id
+
+
+def test_keys_that_cannot_be_had_again_cost_a_copy_and_are_told(
+    sites: Sites, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A target of an older version knows no such request."""
+
+    def unknown(receiver: GatewayReceiver, peer: Peer, machine: MachineId, key: KeyId) -> bytes:
+        raise ProtocolViolation(peer=peer.name, why="GET is not for key")
+
+    monkeypatch.setattr(GatewayReceiver, "get_key", unknown)
+    changed_while_unprotected(sites, state=False)
+    notes = sites.notes()
+    assert "replicate.key-lost: " in notes
+    assert "all of it is sent" in notes
+    sites.check_newest()
+
+
+def test_an_image_that_changes_while_it_is_read_is_not_adopted(
+    sites: Sites, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    feed, calls = adoptseal._feed, 0
+
+    def meddled(*args: object) -> None:
+        nonlocal calls
+        calls += 1
+        feed(*args)  # type: ignore[arg-type]
+        if calls == 2:
+            with sites.images["vda"].open("r+b") as file:
+                file.write(b"other")
+
+    monkeypatch.setattr(adoptseal, "_feed", meddled)
+    sites.adopt()
+    sites.protect()
+    done = sites.until_ended()
+    assert done.error is not None
+    assert done.error["code"] == "adopt.image-changed"
+    assert calls == 2
+    sites.until_protected()
+    sites.check_newest()
+    sites.check_no_garbage()
+
+
+def test_a_target_restarted_in_the_middle_of_the_comparison_goes_on(
+    sites: Sites, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(replicate, "Seed", functools.partial(Seed, slice_bytes=MIB))
+    gate, reached = threading.Event(), threading.Event()
+    piece = Seed._slice
+
+    def held(seed: Seed, *args: object) -> object:
+        if seed._progress.done_bytes > MIB and not gate.is_set():
+            reached.set()
+            gate.wait(30)
+        return piece(seed, *args)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(Seed, "_slice", held)
+    sites.change()
+    sites.adopt()
+    sites.protect()
+    try:
+        assert reached.wait(30), "the comparison has begun"
+        sites.pair.stop_b()
+        shutil.rmtree(sites.root / B / "cache")
+        sites.pair.start_b(sites.address[1])
+    finally:
+        gate.set()
+    done = sites.until_ended()
+    assert done.state is AdoptionState.ADOPTED
+    assert done.sent_bytes is not None
+    assert done.sent_bytes < 64 * KIB
+    sites.until_protected()
+    sites.check_newest()
+    sites.check_no_garbage()
+
+
+def test_the_commands(sites: Sites, capsys: pytest.CaptureFixture[str]) -> None:
+    def run(*words: str) -> tuple[int, str]:
+        code = main(["adopt", *words, "--gateway", str(sites.root / B / "c.sock")])
+        told = capsys.readouterr()
+        return code, told.out + told.err
+
+    assert run("list") == (0, "No copy is being adopted here.\n")
+    assert run("start", sites.machine)[0] == 2, "no image is named"
+    code, told = run("start", sites.machine, "--raw", f"vda={sites.images['vda']}")
+    assert (code, "waits to be protected" in told) == (0, True), told
+    code, told = run("start", sites.machine, "--raw", f"vda={sites.images['vda']}")
+    assert (code, "adopt.running" in told) == (4, True), told
+    assert "gives" not in run("status", sites.machine)[1]
+    assert f"vda={sites.images['vda']}" in run("list")[1]
+    code, told = run("cancel", sites.machine)
+    assert (code, "was given up" in told) == (0, True), told
+    sites.protect()
+    sites.until_protected()
+    code, told = run("start", "shop", "--raw", f"vda={sites.images['vda']}", "--wait")
+    assert (code, "adopt.not-possible" in told) == (4, True), told
+    assert msgspec.json.decode(run("status", "shop", "--json")[1])["state"] == "Cancelled"
+    assert run("status", "shed")[0] == 3

@@ -280,6 +280,10 @@ class SimLink:
     def put_key(self, machine: MachineId, key: KeyId, wrapped: bytes) -> None:
         self._call("key", lambda receiver: receiver.put_key(self._peer, machine, key, wrapped))
 
+    def get_key(self, machine: MachineId, key: KeyId) -> bytes:
+        data: bytes = self._call("key", lambda receiver: receiver.get_key(self._peer, machine, key))
+        return data
+
     def claim(self, request: ClaimRequest) -> Claim:
         claim: Claim = self._call("claim", lambda receiver: receiver.claim(self._peer, request))
         return claim

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Mapping
 
+from secondsite.base.errors import SecondsiteError
 from secondsite.gateway.cycle import Bench
 from secondsite.model.events import Severity
 from secondsite.model.ids import KeyId
-from secondsite.transfer.protocols import ClaimRequest, Link, TargetHead
+from secondsite.model.points import DiskState
+from secondsite.transfer.protocols import ClaimRequest, CommittedPoint, Link, TargetHead, can_retry
 
 
 def claim_machine(link: Link, bench: Bench, head: TargetHead, reason: str) -> None:
@@ -26,7 +27,39 @@ def claim_machine(link: Link, bench: Bench, head: TargetHead, reason: str) -> No
     bench.events.emit("replicate.claimed", Severity.INFORMATION, text, machine=bench.machine)
 
 
-def send_keys(link: Link, bench: Bench, wrapped: Mapping[KeyId, bytes]) -> None:
-    """Put the wrapped data keys into the target's store, before the first point needs them."""
+def exchange_keys(
+    link: Link, bench: Bench, wrapped: dict[KeyId, bytes], newest: CommittedPoint | None
+) -> None:
+    """Put the wrapped data keys into the target's store, before the first point needs them.
+
+    newest: the point whose keys are taken back first where ours are others: this gateway lost what it knew,
+    and made new ones. With those nothing could be compared, and everything would travel again.
+
+    Raises what may pass otherwise (link.down), and what the target refuses of ours.
+    """
+    for disk in newest.disks if newest is not None else ():
+        ours = bench.keys.get(disk.id)
+        if ours is not None and ours.origin != disk.key_id and bench.rekey is not None:
+            _take_back(link, bench, wrapped, disk)
     for key, data in wrapped.items():
         link.put_key(bench.machine, key, data)
+
+
+def _take_back(link: Link, bench: Bench, wrapped: dict[KeyId, bytes], disk: DiskState) -> None:
+    assert bench.rekey is not None
+    try:
+        found = bench.rekey(disk.id, link.get_key(bench.machine, disk.key_id))
+    except SecondsiteError as error:
+        if can_retry(error):
+            raise
+        text = (
+            f"the data key of disk {disk.id} of {bench.name} is new, the one before is not to be had: {error}"
+        )
+        bench.events.emit("replicate.key-lost", Severity.WARNING, text, machine=bench.machine)
+        return
+    wrapped.pop(bench.keys[disk.id].id, None)
+    wrapped |= found.wrapped
+    bench.keys[disk.id] = found.key
+    bench.tables[disk.id].void("")  # it knows blocks by digests made with the key of before
+    text = f"the data key of disk {disk.id} of {bench.name} came back from the target"
+    bench.events.emit("replicate.key-recovered", Severity.INFORMATION, text, machine=bench.machine)

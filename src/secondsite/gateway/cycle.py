@@ -80,6 +80,14 @@ class TooMuchUntracked(SecondsiteError):
 
 
 @dataclass(frozen=True)
+class Rekeyed:
+    """A disk's data key of before, taken back."""
+
+    key: DiskKey
+    wrapped: Mapping[KeyId, bytes]  # it and what seals from now on, as they travel
+
+
+@dataclass(frozen=True)
 class Furnished:
     """What a disk needs to be copied."""
 
@@ -112,6 +120,7 @@ class Bench:
     clock: Clock
     events: EventSink
     furnish: Callable[[DiskId], Furnished] | None = None  # for a disk the machine got later
+    rekey: Callable[[DiskId, bytes], Rekeyed] | None = None  # keep a wrapped key instead of ours
     level: int = 1
     mapping: SiteMapping | None = None
     beside: Beside | None = None

@@ -25,7 +25,7 @@ from secondsite.base.crash import crash_point, mark
 from secondsite.base.errors import SecondsiteError
 from secondsite.gateway.adopterrors import AdoptionGone
 from secondsite.gateway.intake import Upload, is_present, key_of
-from secondsite.gateway.keyrules import check_sealer, is_same_key, name_of_wrapped
+from secondsite.gateway.keyrules import check_sealer, is_same_key, name_of_kept, name_of_wrapped
 from secondsite.journal.chain import FingerprintsOf, Head, Journal
 from secondsite.journal.chain_errors import EpochSuperseded
 from secondsite.journal.keys import VaultKey
@@ -197,6 +197,14 @@ class GatewayReceiver:
             if not is_same_key(self._vault, there, wrapped):
                 raise SegmentConflict(segment=name, why="another wrapped key has this id") from None
         crash_point(AFTER_KEY)
+
+    def get_key(self, peer: Peer, machine: MachineId, key: KeyId) -> bytes:
+        """See `Receiver`. Raises ObjectMissing."""
+        head = self._machine(machine).fresh_head()
+        self._check_writer(peer, machine, head.epoch, head)
+        return self._store.get(
+            name_of_kept(self._store, self._vault, machine, key), size_bytes_max=KEY_BYTES_MAX
+        )
 
     def claim(self, peer: Peer, request: ClaimRequest) -> Claim:
         """See `Receiver`."""

@@ -19,7 +19,7 @@ from secondsite.base.units import KIB, format_bytes
 from secondsite.fabrics.base import Quiesce
 from secondsite.fabrics.errors import HypervisorUnreachable, SourceGone, SourceOff, TrackingLost
 from secondsite.gateway import plan
-from secondsite.gateway.authority import claim_machine, send_keys
+from secondsite.gateway.authority import claim_machine, exchange_keys
 from secondsite.gateway.checkpoints import Checkpoints
 from secondsite.gateway.committing import PENDING_MAX, Committing, Hooks
 from secondsite.gateway.cycle import Bench, Captured, DisksAppeared, TooMuchUntracked, run_cycle
@@ -273,14 +273,14 @@ class Replication:
             case plan.DropSeeding(why):
                 drop_copy(self._bench, why)
             case plan.Adopt(adoption):
-                send_keys(self._link, self._bench, self._wrapped_keys)
+                exchange_keys(self._link, self._bench, self._wrapped_keys, None)
                 return come_to_terms(self._bench, self._link, self.board, adoption, self._stop)
             case plan.Copy():
-                send_keys(self._link, self._bench, self._wrapped_keys)
+                exchange_keys(self._link, self._bench, self._wrapped_keys, None if sealed else head.point)
                 self._copy(step, head)
                 return True
             case plan.Cycle():
-                send_keys(self._link, self._bench, self._wrapped_keys)
+                exchange_keys(self._link, self._bench, self._wrapped_keys, None if sealed else head.point)
                 self._go_on(step, head, sealed)
                 return True
         return False

@@ -18,7 +18,7 @@ from secondsite.base.clock import Clock
 from secondsite.base.errors import InvalidInput, Outcome, SecondsiteError
 from secondsite.base.files import remove_file
 from secondsite.fabrics.base import Fabric
-from secondsite.gateway.cycle import Bench, Furnished
+from secondsite.gateway.cycle import Bench, Furnished, Rekeyed
 from secondsite.gateway.deepverify import DeepVerifier
 from secondsite.gateway.desired import DesiredState, Protection
 from secondsite.gateway.healing import ClockWatch
@@ -321,6 +321,7 @@ class Protections:
             clock=self._clock,
             events=self._events,
             furnish=lambda disk: self._furnish(protection.machine, disk),
+            rekey=lambda disk, data: self._rekey(protection.machine, disk, data),
             level=protection.compression_level,
             mapping=protection.mapping,
         )
@@ -395,6 +396,11 @@ class Protections:
         """The disk's data key, made at its first start, and its table; the key lies here only wrapped."""
         keys = self._keys.of(machine, disk)
         return Furnished(key=keys.newest, wrapped=keys.wrapped, table=self._table(machine, disk))
+
+    def _rekey(self, machine: MachineId, disk: DiskId, data: bytes) -> Rekeyed:
+        """Keep the wrapped key `data` for a disk. Raises WrongKey, ObjectDamaged."""
+        keys = self._keys.take_back(machine, disk, data)
+        return Rekeyed(key=keys.newest, wrapped=keys.wrapped)
 
     def _tables_of(self, machine: MachineId) -> Path:
         return self._cache_dir / "subblocks" / machine

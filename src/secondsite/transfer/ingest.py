@@ -32,6 +32,7 @@ from secondsite.transfer.protocols import (
     Peer,
     Receiver,
     SegmentName,
+    WrappedKey,
 )
 from secondsite.transfer.tls import (
     Revocation,
@@ -318,6 +319,8 @@ class _Exchange:
         match route.kind:
             case "head":
                 return _json(200, self._receiver.head(peer, route.machine))
+            case "key" if method == "GET":
+                return _json(200, WrappedKey(wrapped=self._receiver.get_key(peer, route.machine, route.key)))
             case "key":
                 self._receiver.put_key(peer, route.machine, route.key, bytes(self._body(wire.KEY_BYTES_MAX)))
                 return _json(200, {})

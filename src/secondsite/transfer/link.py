@@ -44,6 +44,7 @@ from secondsite.transfer.protocols import (
     Payload,
     SegmentName,
     TargetHead,
+    WrappedKey,
 )
 from secondsite.transfer.tls import (
     Revocation,
@@ -169,6 +170,10 @@ class HttpsLink:
     def put_key(self, machine: MachineId, key: KeyId, wrapped: bytes) -> None:
         """See `Link`."""
         self._json("PUT", f"/v1/machines/{machine}/keys/{key}", wrapped, dict[str, str])
+
+    def get_key(self, machine: MachineId, key: KeyId) -> bytes:
+        """See `Link`."""
+        return self._json("GET", f"/v1/machines/{machine}/keys/{key}", None, WrappedKey).wrapped
 
     def claim(self, request: ClaimRequest) -> Claim:
         """See `Link`."""

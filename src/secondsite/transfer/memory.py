@@ -79,6 +79,11 @@ class MemoryLink:
         self._up()
         self._receiver.put_key(self._peer, machine, key, wrapped)
 
+    def get_key(self, machine: MachineId, key: KeyId) -> bytes:
+        """See `Link`."""
+        self._up()
+        return self._receiver.get_key(self._peer, machine, key)
+
     def claim(self, request: ClaimRequest) -> Claim:
         """See `Link`."""
         self._up()

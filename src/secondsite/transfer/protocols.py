@@ -116,6 +116,12 @@ class Adoption(msgspec.Struct, frozen=True, kw_only=True):
     total_bytes: int = 0
 
 
+class WrappedKey(msgspec.Struct, frozen=True, kw_only=True):
+    """A wrapped data key on its way back."""
+
+    wrapped: bytes
+
+
 class AdoptionTerms(msgspec.Struct, frozen=True, kw_only=True):
     """A source's disks and their data keys, with which the copy is to be sealed."""
 
@@ -202,6 +208,9 @@ class Link(Protocol):
     def put_key(self, machine: MachineId, key: KeyId, wrapped: bytes) -> None:
         """Store a wrapped disk key (it opens only with the vault key, which never travels)."""
 
+    def get_key(self, machine: MachineId, key: KeyId) -> bytes:
+        """A wrapped key again, for a source that lost its own. Code: ``store.object-missing``."""
+
     def claim(self, request: ClaimRequest) -> Claim:
         """Claim a new epoch; raises when the head is not the expected one (read it again then)."""
 
@@ -257,6 +266,9 @@ class Receiver(Protocol):
 
     def put_key(self, peer: Peer, machine: MachineId, key: KeyId, wrapped: bytes) -> None:
         """Store a wrapped key."""
+
+    def get_key(self, peer: Peer, machine: MachineId, key: KeyId) -> bytes:
+        """Give the writer a wrapped key again."""
 
     def claim(self, peer: Peer, request: ClaimRequest) -> Claim:
         """Make an epoch claim for the peer."""

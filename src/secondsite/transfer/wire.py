@@ -5,6 +5,7 @@
     HEAD /v1/machines/{m}/segments/{epoch}/{disk}/{id}       -> upload-offset, upload-complete
     PUT  /v1/machines/{m}/segments/{epoch}/{disk}/{id}       x-hash, content-range
     PUT  /v1/machines/{m}/keys/{id}
+    GET  /v1/machines/{m}/keys/{id}                          -> WrappedKey
     POST /v1/machines/{m}/claims       ClaimRequest          -> Claim
     POST /v1/machines/{m}/points       PointProposal         -> CommittedPoint
     POST /v1/machines/{m}/digests      DigestQuery           -> DigestAnswer, both MessagePack
@@ -75,7 +76,7 @@ METHODS = {
     "health": ("GET",),
     "head": ("GET",),
     "segment": ("HEAD", "PUT"),
-    "key": ("PUT",),
+    "key": ("PUT", "GET"),
     "claims": ("POST",),
     "points": ("POST",),
     "digests": ("POST",),
@@ -184,14 +185,12 @@ def check_proposal(proposal: PointProposal, machine: MachineId, *, peer: str) ->
     """Raise ProtocolViolation or InvalidInput unless every field of the proposal has a form it may have."""
     if proposal.machine != machine:
         raise ProtocolViolation(peer=peer, why="the point is of another machine than its URL")
-    if not 1 <= proposal.epoch <= EPOCH_MAX or not _HEX32.match(proposal.nonce):
-        raise ProtocolViolation(peer=peer, why="the point's epoch or nonce does not parse")
+    if not 1 <= proposal.epoch <= EPOCH_MAX or not _are_hex(proposal.nonce, proposal.fresh):
+        raise ProtocolViolation(peer=peer, why="the point's epoch, nonce or adopted copy does not parse")
     if len(proposal.machine_name) > 255 or len(proposal.checkpoint) > 255:
         raise ProtocolViolation(peer=peer, why="a name in the point is too long")
     if not _is_time(proposal.asked_at) or not _is_time(proposal.given_at):
         raise ProtocolViolation(peer=peer, why="a time of the point does not parse")
-    if isinstance(proposal.fresh, str) and not _HEX32.match(proposal.fresh):
-        raise ProtocolViolation(peer=peer, why="the adopted copy's id does not parse")
     sizes = {disk_id(disk.id): disk.size_bytes for disk in proposal.disks}
     if not sizes or len(sizes) != len(proposal.disks) or min(sizes.values()) < 0:
         raise ProtocolViolation(peer=peer, why="the point's disks do not fit together")
@@ -209,6 +208,11 @@ def check_proposal(proposal: PointProposal, machine: MachineId, *, peer: str) ->
             raise ProtocolViolation(peer=peer, why=f"segment {segment.id} has numbers out of range")
         if not _HEX64.match(segment.hash):
             raise ProtocolViolation(peer=peer, why=f"segment {segment.id} has no hash")
+
+
+def _are_hex(*ids: object) -> bool:
+    """Whether those that are texts are ids of 32 hexadecimal digits."""
+    return all(_HEX32.match(text) for text in ids if isinstance(text, str))
 
 
 def _is_time(text: str) -> bool:
