@@ -326,6 +326,7 @@ def rotate(
         if key is not None and key.id != status.key_id:
             raise KeyOfAnotherVault(path=recovery_key_file, found=key.id, expected=status.key_id)
         telling = _Telling(quiet=listing.json)
+        telling.say(status)
         while wait and (status.phase is P.SEALING or (status.phase is P.PROOF and status.waits)):
             status = telling.next(client)
         if status.phase in (P.SEALING, P.PROOF) and key is not None and recovery_key_file is not None:
@@ -363,11 +364,15 @@ class _Telling:
         """The status a moment later."""
         self._clock.wait(self._never, POLL_SECONDS)
         status = client.key()
+        self.say(status)
+        return status
+
+    def say(self, status: KeyStatus) -> None:
+        """What is new of it."""
         lines = _told(status)
         if lines != self._said and not self._quiet:
             print("\n".join(lines), file=sys.stderr)
         self._said = lines
-        return status
 
 
 def _proof(client: GatewayClient, key: VaultKey, file: Path) -> FinishRotation:
