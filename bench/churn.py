@@ -226,6 +226,11 @@ def _site(root: Path, *, machines: int, disk_bytes: int) -> Iterator[Site]:
         source.stdin.close()
         with contextlib.suppress(subprocess.TimeoutExpired):
             source.wait(STOP_SECONDS_MAX)
+    except BaseException:
+        found = [process.poll() for process in (source, target, host)]
+        tail = (root / "gateways.log").read_text()[-3000:]
+        print(f"  ends of source, target and hypervisor: {found}\n{tail}", flush=True)
+        raise
     finally:
         for process in (source, target, host):
             _end(process)

@@ -9,6 +9,7 @@ written is half random, half text, in whole blocks at random places. It ends wit
 
 from __future__ import annotations
 
+import os
 import random
 import sys
 import threading
@@ -152,6 +153,10 @@ class CaptureExport:
         """Everything may be data."""
         return [(offset, offset + length, False)]
 
+    def close(self) -> None:
+        """Let go of the chunks: a capture and its disks refer to each other, and are collected late."""
+        self._chunks.clear()
+
 
 class Host:
     """Answers requests, one thread a connection."""
@@ -162,7 +167,7 @@ class Host:
         machines = [self.fabric.add_machine(f"churn-{n}", {"vda": disk_bytes}) for n in range(count)]
         self.feeder = Feeder(self.fabric, machines, disk_bytes)
         self._sources = {machine: self.fabric.open_source(machine) for machine in machines}
-        self._open: dict[MachineId, tuple[Capture, NbdServer]] = {}
+        self._open: dict[MachineId, tuple[Capture, NbdServer, list[CaptureExport]]] = {}
 
     def listen(self) -> None:
         """Accept until the process ends."""
@@ -191,7 +196,7 @@ class Host:
                 self.feeder.fill()
             elif asked.do is Do.RATE:
                 self.feeder.rate, self.feeder.block = asked.mb_s * 1e6, asked.block_bytes
-            return Tell(written_bytes=self.feeder.written_bytes)
+            return Tell(written_bytes=self.feeder.written_bytes, process=os.getpid())
         source = self._sources[asked.machine]
         match asked.do:
             case Do.DEFINITION:
@@ -214,10 +219,11 @@ class Host:
     def _capture(self, asked: Ask) -> CaptureFacts:
         source = self._sources[asked.machine]
         capture = self.fabric.capture(asked, source)
-        server = NbdServer({disk.id: CaptureExport(disk) for disk in capture.disks})
+        exports = {str(disk.id): CaptureExport(disk) for disk in capture.disks}
+        server = NbdServer(exports)
         socket_path = str(self._directory / f"{asked.machine[:8]}.sock")
         server.listen_unix(socket_path)
-        self._open[asked.machine] = capture, server
+        self._open[asked.machine] = capture, server, list(exports.values())
         disks = []
         for disk in capture.disks:
             changed = disk.changed()
@@ -235,10 +241,13 @@ class Host:
         return CaptureFacts(instant=capture.instant, left_out=left_out, disks=disks, socket=socket_path)
 
     def _close(self, machine: MachineId) -> None:
-        capture, server = self._open.pop(machine, (None, None))
-        if capture is not None and server is not None:
+        found = self._open.pop(machine, None)
+        if found is not None:
+            capture, server, exports = found
             server.close()
             capture.close()
+            for export in exports:
+                export.close()
 
 
 def main() -> None:

@@ -75,6 +75,7 @@ class Tell(msgspec.Struct, frozen=True, kw_only=True):
     capture: CaptureFacts | None = None
     found: bool = False
     written_bytes: int = 0
+    process: int = 0
 
 
 def send(connection: Connection, message: Ask | Tell) -> None:

@@ -24,6 +24,7 @@ sys.path.append(str(ROOT))  # the benches are beside the tests, not among them
 
 from bench.churn_fabric import HostFabric, Line  # noqa: E402
 from bench.churn_wire import Ask, Do  # noqa: E402
+from bench.measure import anonymous_mib  # noqa: E402
 
 DISK_BYTES = 8 * MIB
 
@@ -82,6 +83,25 @@ def test_a_capture_stays_as_it_was_and_tracking_covers_what_differs(block: int) 
         assert source.checkpoints() == ["c2"]
         with pytest.raises(CheckpointUnknown):
             source.capture(since="c1", checkpoint=None, quiesce=Quiesce.NONE)
+        line.close()
+
+
+def test_what_a_closed_capture_held_is_given_back() -> None:
+    """It grew to 23 GB in some minutes: captures were collected when the collector saw fit."""
+    with host(1) as directory:
+        line, fabric = Line(directory), HostFabric(directory)
+        line.ask(Ask(do=Do.FILL))
+        [machine] = fabric.machines()
+        source = fabric.open_source(machine.id)
+        line.ask(Ask(do=Do.RATE, mb_s=100.0, block_bytes=65536))
+        memory = []
+        for number in range(12):
+            with source.capture(since=None, checkpoint=f"c{number}", quiesce=Quiesce.NONE):
+                wait_for_writes(line, DISK_BYTES)
+            if number:
+                source.forget(f"c{number - 1}")
+            memory.append(anonymous_mib(line.ask(Ask(do=Do.TOLD)).process))
+        assert memory[-1] - memory[3] < 2 * DISK_BYTES / MIB, memory
         line.close()
 
 
