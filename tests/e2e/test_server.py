@@ -23,6 +23,7 @@ from cryptography import x509
 
 from secondsite.base.clock import SystemClock
 from secondsite.transfer.pki import Authority
+from support.databases import KINDS, Databases
 from support.server import Answer, Caller, tls_caller, trusting
 
 START_SECONDS_MAX = 60.0
@@ -105,9 +106,10 @@ def running_server(directory: Path, settings: str = "") -> Iterator[ServerProces
         process.wait(30)
 
 
-@pytest.fixture
-def server(tmp_path: Path) -> Iterator[ServerProcess]:
-    with running_server(tmp_path) as running:
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
+    """One for all tests that leave it as it was: nobody logs in."""
+    with running_server(tmp_path_factory.mktemp("server")) as running:
         yield running
 
 
@@ -117,7 +119,13 @@ def _log_in(server: ServerProcess) -> None:
     assert "as owner" in ran.stdout
 
 
-def test_from_the_first_start_to_a_second_person(server: ServerProcess, tmp_path: Path) -> None:
+@pytest.mark.parametrize("kind", KINDS)
+def test_from_the_first_start_to_a_second_person(databases: Databases, kind: str, tmp_path: Path) -> None:
+    with databases.empty(kind) as url, running_server(tmp_path, f'database = "{url}"') as server:
+        _first_day(server, tmp_path)
+
+
+def _first_day(server: ServerProcess, tmp_path: Path) -> None:
     setup = server.state / "setup-token"
     assert stat.S_IMODE(setup.stat().st_mode) == 0o600
     text = setup.read_text().strip()
@@ -138,6 +146,16 @@ def test_from_the_first_start_to_a_second_person(server: ServerProcess, tmp_path
     assert created.returncode == 0, created.stderr
     assert stat.S_IMODE(token.stat().st_mode) == 0o600
     assert token.read_text().strip() not in created.stdout
+    listings = (
+        ("user", "list"),
+        ("token", "list"),
+        ("audit", "list"),
+        ("user", "show", "owner"),
+        ("whoami",),
+    )
+    for words in listings:
+        assert server.json(*words)
+    assert server.json("job", "list") == []
     verified = server.command("audit", "verify")
     assert "the audit log holds" in verified.stdout
     exported = server.command("audit", "export")
@@ -161,7 +179,7 @@ def test_from_the_first_start_to_a_second_person(server: ServerProcess, tmp_path
         assert "text" in json.loads(line), line
 
 
-def test_commands_say_what_is_wrong(server: ServerProcess, tmp_path: Path) -> None:
+def test_commands_say_what_is_wrong(server: ServerProcess) -> None:
     cases = {
         ("whoami",): (2, "client.not-logged-in"),
         ("login", "--server", server.url): (2, "input.invalid"),
@@ -180,19 +198,7 @@ def test_commands_say_what_is_wrong(server: ServerProcess, tmp_path: Path) -> No
         ran = server.command(*words, input_="ssa_0123456789abcdef_" + "x" * 43 + "\n")
         assert ran.returncode == code, (words, ran.stderr)
         assert f"code:   {what}" in ran.stderr, words
-    assert not (tmp_path / "client.json").exists()
-
-
-def test_listings_are_json(server: ServerProcess) -> None:
-    _log_in(server)
-    for words in (
-        ("user", "list"),
-        ("token", "list"),
-        ("audit", "list"),
-        ("whoami",),
-        ("user", "show", "owner"),
-    ):
-        assert server.json(*words)
+    assert not (server.home / "client.json").exists()
 
 
 def test_state_and_log_in_outlive_the_server_also_a_killed_one(tmp_path: Path) -> None:
@@ -262,8 +268,8 @@ def test_a_certificate_of_another_authority_or_an_old_one_is_refused(
     assert server.call()("GET", "/api/v1/health").status == 200
 
 
-def test_a_second_server_at_the_same_address_is_told(server: ServerProcess, tmp_path: Path) -> None:
-    ran = server.command("server", "--config", str(tmp_path / "server.toml"))
+def test_a_second_server_at_the_same_address_is_told(server: ServerProcess) -> None:
+    ran = server.command("server", "--config", str(server.home / "server.toml"))
     assert ran.returncode == 5
     assert "server.address" in ran.stderr
 
