@@ -13,7 +13,7 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from secondsite import __version__
-from secondsite.base.clock import FakeClock, SystemClock
+from secondsite.base.clock import Clock, SystemClock
 from secondsite.gateway.enrol import NewMember, enrol
 from secondsite.gateway.enrolclient import Way
 from secondsite.gateway.enrolfiles import Membership
@@ -33,7 +33,7 @@ DAY = 86400.0
 
 
 def open_identity(
-    database: Database, directory: Path, clock: FakeClock, *, version: str = __version__
+    database: Database, directory: Path, clock: Clock, *, version: str = __version__
 ) -> Identity:
     """What a server's start opens; a second call is another server of the same database."""
     return Identity.open(database, master_key=directory / "master.key", url=URL, clock=clock, version=version)
@@ -47,7 +47,7 @@ class NewGateway:
         self.name = name
         self.key = ec.generate_private_key(ec.SECP256R1())
 
-    def request(self, key: RegistrationKey, clock: FakeClock, **said: str) -> wire.Enrol:
+    def request(self, key: RegistrationKey, clock: Clock, **said: str) -> wire.Enrol:
         """A whole request, with a new nonce."""
         nonce = self.identity.enrolment.challenge(wire.Hello(key_id=key.id)).nonce
         fields = {
@@ -63,11 +63,11 @@ class NewGateway:
         } | said
         return prove(wire.Enrol(**fields), key)
 
-    def enrol(self, key: RegistrationKey, clock: FakeClock, **said: str) -> wire.Enrolled:
+    def enrol(self, key: RegistrationKey, clock: Clock, **said: str) -> wire.Enrolled:
         """Enrol."""
         return self.identity.enrolment.enrol(self.request(key, clock, **said))
 
-    def renew(self, who: GatewayIdentity, clock: FakeClock, *, ahead: float = 0.0) -> wire.Enrolled:
+    def renew(self, who: GatewayIdentity, clock: Clock, *, ahead: float = 0.0) -> wire.Enrolled:
         """Ask for the next certificate, for a new key pair."""
         self.key = ec.generate_private_key(ec.SECP256R1())
         sent_at = wire.time_text(clock.utc() + timedelta(seconds=ahead))
@@ -92,7 +92,7 @@ def serials(pem: str) -> set[int]:
     return {entry.serial_number for entry in x509.load_pem_x509_crl(pem.encode())}
 
 
-def heartbeat(clock: FakeClock, **said: object) -> wire.Heartbeat:
+def heartbeat(clock: Clock, **said: object) -> wire.Heartbeat:
     """A gateway lives."""
     fields = {"version": __version__, "sent_at": wire.time_text(clock.utc())} | said
     return wire.Heartbeat.model_validate(fields)
