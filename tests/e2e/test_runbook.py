@@ -235,6 +235,9 @@ def test_gateway_lost_at_the_source(hosts: Hosts) -> None:
     assert all(after[point.number].at == point.at for point in before)
     # it was compared, not copied
     assert "replicate.resynced" in hosts.codes("A")
+    assert "replicate.key-recovered" in hosts.codes("A")
+    sent = sum(point.sent_bytes for point in hosts.points() if point.number > before[-1].number)
+    assert sent < 64 * 1024, "only differences travelled"
 
 
 def test_rotate_the_recovery_key(hosts: Hosts) -> None:

@@ -74,6 +74,26 @@ def test_only_what_differs_travels(sites: Sites) -> None:
     assert caught.value.body["code"] == "adopt.not-possible"
 
 
+def test_the_first_point_over_a_copy_becomes_the_base() -> None:
+    with tempfile.TemporaryDirectory(prefix="ss-") as directory:
+        sites = Sites(Path(directory), bases=True)
+        try:
+            sites.change()
+            sites.adopt()
+            sites.protect()
+            done = sites.until_ended()
+            assert done.point is not None
+            first = done.point
+            sites.until_protected()
+            sites.until(lambda: sites.journal.state().promoted >= first, "the promotion")
+            sites.check_newest()
+            bases = {base.disk: Path(base.locator) for base in sites.journal.state().bases}
+            assert bases.keys() == sites.images.keys()
+            assert not set(bases.values()) & set(sites.images.values()), "the image is none of ours"
+        finally:
+            sites.close()
+
+
 @pytest.mark.parametrize("stage", ["sizes", "disks"])
 def test_a_copy_that_does_not_fit_is_refused_at_both_sites(sites: Sites, stage: str) -> None:
     if stage == "sizes":

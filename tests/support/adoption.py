@@ -14,6 +14,7 @@ from secondsite.base.errors import SecondsiteError
 from secondsite.base.units import KIB, MIB
 from secondsite.fabrics.memory import MemoryFabric
 from secondsite.gateway.adoptmessages import ENDED, AdoptImage, AdoptionStatus, AdoptRequest
+from secondsite.gateway.bases import base_opener
 from secondsite.gateway.client import GatewayClient
 from secondsite.gateway.main import Gateway
 from secondsite.gateway.messages import ProtectionState
@@ -152,7 +153,7 @@ class Sites:
             taken = client.take_point("shop")
         keys = KeyRing(self.store, MachineId(self.machine), self.pair.vault)
         journal = self.journal
-        with open_view(journal, taken.number, keys, bases=lambda _: None) as view:
+        with open_view(journal, taken.number, keys, bases=base_opener(journal)) as view:
             for disk, shown in view.disks.items():
                 assert shown.read(0, shown.size_bytes) == self.fabric.content(self.machine, disk), disk
         return journal
