@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from secondsite.base.errors import SecondsiteError
@@ -14,9 +15,11 @@ from secondsite.gateway.adoptimage import look_at, open_image, require_unchanged
 from secondsite.gateway.adoptrecord import RefsLog
 from secondsite.gateway.adoptroom import TargetSite, require_room_in_a_record
 from secondsite.journal.errors import RecordTooLarge
-from secondsite.model.ids import DiskId, MachineId, SegmentId
+from secondsite.model.ids import DiskId, KeyId, MachineId, SegmentId
 from secondsite.model.machines import Disk, Machine, PowerState
-from secondsite.model.points import SegmentRef
+from secondsite.model.points import DiskState, SegmentRef
+from secondsite.transfer import wire
+from secondsite.transfer.protocols import AdoptionTerms
 
 
 def image_at(path: Path, size_bytes: int = 2 * MIB) -> Path:
@@ -142,3 +145,22 @@ def test_errors_are_told_in_sentences(tmp_path: Path) -> None:
         caught.value.sentences()[0]
         == f"The image {tmp_path}/no.raw cannot be adopted: there is no such file."
     )
+
+
+@pytest.mark.parametrize("wrong", ["machine", "id", "twice", "none", "size", "key", "disk"])
+def test_terms_are_parsed_strictly(wrong: str) -> None:
+    machine, key = MachineId("6f9619ff-8b86-d011-b42d-00cf4fc964ff"), KeyId("0" * 32)
+    disk = DiskState(id=DiskId("vda"), size_bytes=MIB, key_id=key)
+    terms = AdoptionTerms(machine=machine, id="1" * 32, disks=(disk,))
+    wire.check_terms(terms, machine, peer="a")
+    changes: dict[str, dict[str, object]] = {
+        "machine": {"machine": MachineId("7d3c2a52-6a50-4e6b-9d0f-0f6f7b1d2c11")},
+        "id": {"id": "../x"},
+        "twice": {"disks": (disk, disk)},
+        "none": {"disks": ()},
+        "size": {"disks": (msgspec.structs.replace(disk, size_bytes=-1),)},
+        "key": {"disks": (msgspec.structs.replace(disk, key_id=KeyId("zz")),)},
+        "disk": {"disks": (msgspec.structs.replace(disk, id=DiskId("../x")),)},
+    }
+    with pytest.raises(SecondsiteError):
+        wire.check_terms(msgspec.structs.replace(terms, **changes[wrong]), machine, peer="a")

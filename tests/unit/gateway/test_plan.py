@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import msgspec
 import pytest
 
 from secondsite.gateway import plan
 from secondsite.gateway.plan import (
+    Adopt,
     Claim,
     Copy,
     Cycle,
@@ -19,7 +21,7 @@ from secondsite.gateway.plan import (
 )
 from secondsite.model.ids import MachineId
 from secondsite.model.points import Consistency
-from secondsite.transfer.protocols import CommittedPoint, TargetHead
+from secondsite.transfer.protocols import Adoption, CommittedPoint, TargetHead
 
 MACHINE = MachineId("7d3c2a52-6a50-4e6b-9d0f-0f6f7b1d2c11")
 
@@ -145,3 +147,34 @@ def test_a_checkpoint_of_another_epoch_never_stands_in() -> None:
     assert plan.stand_in(theirs, [ours, plan.checkpoint_name(2, 7, "0" * 8)]) == plan.checkpoint_name(
         2, 7, "0" * 8
     )
+
+
+def offered(identity: str, *, ready: bool, point: int | None = None) -> TargetHead:
+    adoption = Adoption(id=identity, disks=(), ready=ready)
+    return msgspec.structs.replace(head(point), adoption=adoption)
+
+
+def test_an_adopted_copy_is_waited_for_and_then_compared_with() -> None:
+    waiting = plan.next_step(facts(offered("x", ready=False)))
+    assert isinstance(waiting, Adopt)
+    assert plan.next_step(facts(offered("x", ready=True))) == Copy(resync=False, resume=False)
+    nobody = msgspec.structs.replace(offered("x", ready=False), epoch=0, claimant=None)
+    assert isinstance(plan.next_step(facts(nobody)), Claim), "its keys are agreed on by a writer"
+    sealed = facts(offered("x", ready=False), 3, pending=(p(3, None),))
+    assert isinstance(plan.next_step(sealed), Cycle), "a first copy that is whole is sent"
+    there = plan.next_step(facts(offered("x", ready=False, point=3), 3))
+    assert isinstance(there, Cycle), "nothing is adopted over a point"
+
+
+@pytest.mark.parametrize(
+    ("compared_with", "offer", "goes_on"),
+    [("x", "x", True), ("", "", True), ("", "x", False), ("x", "", False), ("x", "y", False)],
+)
+def test_a_copy_goes_on_only_over_what_it_was_compared_with(
+    compared_with: str, offer: str, goes_on: bool
+) -> None:
+    """Else its point would hold differences from something else, or everything twice."""
+    at = offered(offer, ready=True) if offer else head()
+    seeding = Seeding(1, c(2), resync=False, adopted=compared_with)
+    step = plan.next_step(facts(at, 2, seeding=seeding))
+    assert isinstance(step, Copy if goes_on else DropSeeding)
