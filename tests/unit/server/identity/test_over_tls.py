@@ -34,9 +34,18 @@ from secondsite.gateway.enrolkeeper import Facts, ServerKeeper
 from secondsite.gateway.events import EventLog
 from secondsite.server.identity.states import GatewayState
 from secondsite.transfer import enrolment as wire
+from secondsite.transfer.errors import CertificateRefused
 from secondsite.transfer.pki import Authority
+from secondsite.transfer.protocols import Peer
 from secondsite.transfer.registration import RegistrationKey
-from secondsite.transfer.tls import Revocation, TlsFiles
+from secondsite.transfer.tls import (
+    Revocation,
+    TlsFiles,
+    check_revoked,
+    client_context,
+    peer_of,
+    server_context,
+)
 from support.databases import Databases
 from support.identity import Served, served
 
@@ -542,6 +551,63 @@ def test_nothing_secret_is_in_logs_or_errors(
     private = (tmp_path / "tls" / "gateway-a.key").read_text().splitlines()[1]
     for secret in (key.text(), key.text()[40:80], key.secret.hex(), private):
         assert secret not in text
+
+
+def test_two_enrolled_gateways_know_each_other_until_one_is_revoked(server: Served, tmp_path: Path) -> None:
+    """The certificates are those of the data path: what one site sends the other goes over them."""
+    server.enrol(tmp_path / "a")
+    server.enrol(tmp_path / "b", "gateway-b")
+    a, b = EnrolmentFiles(tmp_path / "a", "gateway-a").tls, EnrolmentFiles(tmp_path / "b", "gateway-b").tls
+    seen = _meet(a, b, name="gateway-b")
+    assert [peer.name for peer in seen] == ["gateway-b", "gateway-a"]
+    revocation = Revocation(b)
+    check_revoked(revocation, seen[1])
+    kept, _ = keeper(server, tmp_path / "b")
+    server.identity.gateways.revoke("gateway-a", why="stolen")
+    kept.look()
+    with pytest.raises(CertificateRefused, match="revoked"):
+        check_revoked(revocation, seen[1])
+    kept.close()
+
+
+def test_the_servers_certificate_opens_no_gateway(server: Served, tmp_path: Path) -> None:
+    """It is of the same authority, and good for answering only: a stolen one does not call a gateway."""
+    server.enrol(tmp_path / "b", "gateway-b")
+    b = EnrolmentFiles(tmp_path / "b", "gateway-b").tls
+    leaf = server.identity.authority.server_leaf("server", ["gateway-a"])
+    certificate, private = leaf.save(tmp_path / "stolen", "gateway-a")
+    with pytest.raises((ssl.SSLError, ConnectionError)):
+        _meet(TlsFiles(certificate, private, b.authority), b, name="gateway-b")
+
+
+def _meet(caller: TlsFiles, called: TlsFiles, *, name: str) -> list[Peer]:
+    """Whom the caller sees, and whom the called one sees."""
+    found: list[Peer | OSError] = []
+
+    def serve() -> None:
+        accepted, _ = listener.accept()
+        accepted.settimeout(SECONDS_MAX)
+        try:
+            with server_context(called).wrap_socket(accepted, server_side=True) as secured:
+                found.append(peer_of(secured))
+                secured.sendall(b"x")
+        except OSError as error:
+            found.append(error)
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        thread = threading.Thread(target=serve, daemon=True)
+        thread.start()
+        with (
+            socket.create_connection(listener.getsockname(), SECONDS_MAX) as plain,
+            client_context(caller).wrap_socket(plain, server_hostname=name) as secured,
+        ):
+            seen = peer_of(secured)
+            secured.recv(1)
+        thread.join(SECONDS_MAX)
+    [other] = found
+    if isinstance(other, OSError):
+        raise other
+    return [seen, other]
 
 
 def test_certificates_name_one_gateway(server: Served, tmp_path: Path) -> None:
