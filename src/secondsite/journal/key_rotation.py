@@ -102,19 +102,20 @@ def is_resealed(journal: Journal, vault: VaultKey) -> bool:
 def delete_replaced(journal: Journal, vault: VaultKey, *, on_locked: Callable[[StoreLocked], None]) -> int:
     """Step 5: what is there once more under the present key. Returns how many objects went.
 
-    A wrapping goes only when the new one was read back and holds the same key.
+    A wrapping goes only when the new one was read back and holds the same key, or when it is damaged itself.
     """
     count = 0
     assert is_resealed(journal, vault), "called before everything was sealed again"
-    ring = KeyRing(journal.store, journal.machine, vault)
     for name in reversed(_wrapped(journal)):
         key = _key_of(journal, name)
         kept = wrapped_name(vault, journal.machine, key) if key is not None else name
         if key is None or name == kept:
             continue
         with contextlib.suppress(ObjectMissing):
-            machine, _, made = decode_wrapped(vault, _get(journal, kept))
-            if (machine, made) != (journal.machine, ring.read(key)):
+            made, before = decode_wrapped(vault, _get(journal, kept)), None
+            with contextlib.suppress(ObjectDamaged, FormatUnknown, WrongKey):
+                before = decode_wrapped(vault, _get(journal, name))
+            if before not in (None, made):
                 raise ObjectDamaged(what=kept, why=f"it holds another key than {name}")
             count += _delete(journal, name, on_locked)
     for name in reversed(replaced_episodes(journal)):

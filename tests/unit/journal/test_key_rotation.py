@@ -204,10 +204,17 @@ def test_nor_a_page_of_the_log(replica: Replica, monkeypatch: pytest.MonkeyPatch
     old = rotate(replica)
     assert list(replica.store.list(log_pages_prefix(MACHINE))) == [], "dropped, to be made again"
     log = [replica.store.get(log_name(MACHINE, n), size_bytes_max=RECORD_BYTES_MAX) for n in range(1, 5)]
+    # the last of them is forged, under the hash the next one names
+    hashes = [record_hash(data) for data in log]
+    point = msgspec.structs.replace(replica.journal.point(4), checkpoint="forged")
+    log[3] = encode_record(point, old.log_key(MACHINE))
+    monkeypatch.setattr(log_pages, "record_hash", lambda data: hashes[log.index(data)])
     page = encode_log_page(1, log, old.log_key(MACHINE))
+    monkeypatch.setattr(log_pages, "record_hash", record_hash)
     assert page is not None
     replica.store.put(log_page_name(MACHINE, 1), page)
     check(replica)  # it is as if it were not there
+    assert replica.journal.point(4).checkpoint != "forged"
     replica.store.delete(log_page_name(MACHINE, 1))
     assert write_log_page(replica.journal, without=set())
     check(replica)
@@ -339,6 +346,18 @@ def test_a_damaged_new_wrapping_is_made_again_from_the_old(replica: Replica) -> 
     reseal(replica.journal, replica.vault, claimant="b", clock=replica.clock)
     delete_replaced(replica.journal, replica.vault, on_locked=locked)
     check(replica)
+
+
+def test_a_wrapping_goes_only_where_the_new_one_holds_the_same_key(replica: Replica) -> None:
+    rotate(replica, finish=False)
+    disk, key = DISKS[0], replica.keys[DISKS[0]]
+    name = f"{wrapped_key_name(MACHINE, key.id)}.{replica.vault.id}"
+    replica.store.delete(name)
+    other = dataclasses.replace(key, secret=bytes(32))
+    replica.store.put(name, encode_wrapped(replica.vault, MACHINE, disk, other))
+    with pytest.raises(ObjectDamaged, match="another key than"):
+        delete_replaced(replica.journal, replica.vault, on_locked=locked)
+    assert wrapped_key_name(MACHINE, key.id) in set(replica.store.list(wrapped_keys_prefix(MACHINE)))
 
 
 def test_record_hashes_carry_what_the_old_key_sealed(replica: Replica) -> None:
