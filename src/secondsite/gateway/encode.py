@@ -35,7 +35,7 @@ BATCH_BYTES = 4 * MIB
 BATCHES = 4
 # Beyond each machine's first batch, for all machines of a process together: ten whose cycles fall together
 # would hold 160 MiB. Who gets none goes on with one batch, reading and encoding in turn.
-MORE_BATCHES = 6
+MORE_BATCHES = 3
 # Many small pieces: the index of a batch must not outgrow its data.
 BATCH_PIECES_MAX = 1024
 THREADS = 2
