@@ -116,7 +116,8 @@ class CertificateWatch:
             return
         severity = Severity.CRITICAL if left < CRITICAL_LEFT else Severity.WARNING
         text = (
-            f"the certificate of {facts.name} ends on {until}: renew it with `secondsite certificate issue`"
+            f"the certificate of {facts.name} ends on {until}: renew it with `secondsite certificate issue`,"
+            " or, where a server renews it, see why that fails"
         )
         self._events.emit("certificate.expires-soon", severity, text, days_left=round(left / TELL_EVERY, 1))
 
