@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import stat
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from argon2 import PasswordHasher
 
 from secondsite.base.clock import FakeClock
+from secondsite.server.api.errors import Unauthenticated
 from secondsite.server.database.engine import Database, open_database
+from secondsite.server.people.login import Logins
+from secondsite.server.people.passwords import Passwords
 from secondsite.server.people.roles import Grant, Role
 from support.server import RunningApi, make_services, owner, running_api, user_with
 
@@ -217,3 +222,41 @@ def test_two_servers_make_one_owner(database: Database, tmp_path: Path) -> None:
     assert one.logins.prepare() is not None
     assert two.logins.prepare() is None
     assert not (tmp_path / "two" / "setup-token").exists()
+
+
+class _Together(Passwords):
+    """Lets nobody go on before all have come to it."""
+
+    def __init__(self, parties: int) -> None:
+        super().__init__(PasswordHasher(time_cost=1, memory_cost=64, parallelism=1))
+        self._barrier = threading.Barrier(parties, timeout=20)
+
+    def keep(self, password: str) -> str:
+        self._barrier.wait()
+        return super().keep(password)
+
+
+def test_a_set_up_token_used_by_two_at_once_is_good_for_one(database: Database, tmp_path: Path) -> None:
+    """Both have seen that it is good before either uses it up."""
+    services = make_services(database, tmp_path)
+    logins = Logins(
+        database, services.audit, services.tokens, _Together(2), setup_file=tmp_path / "setup-token"
+    )
+    file = logins.prepare()
+    assert file is not None
+    text = file.read_text().strip()
+    ended: list[str] = []
+
+    def use() -> None:
+        try:
+            logins.set_up(text, password=PASSWORD, address="192.0.2.1", request_id="r")
+            ended.append("in")
+        except Unauthenticated:
+            ended.append("refused")
+
+    threads = [threading.Thread(target=use) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(ended) == ["in", "refused"]
