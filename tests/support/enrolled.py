@@ -22,7 +22,7 @@ from secondsite.server.calls.service import Calls
 from secondsite.server.config import Listen, ServerConfig
 from secondsite.server.identity.service import Identity
 from secondsite.server.main import Server
-from support.control import Events
+from support.control import Events, Protections
 from support.server import Caller, cheap_passwords, tls_caller, trusting
 
 SECONDS_MAX = 60.0
@@ -43,6 +43,7 @@ class Place:
     server: Server
     root: Path
     fabric: MemoryFabric = field(default_factory=MemoryFabric)
+    protections: Protections = field(default_factory=lambda: Protections({}))
     gateway: str = ""  # its id
 
     @property
@@ -98,7 +99,14 @@ def enrolled_place(database_url: str, tmp_path: Path) -> Iterator[Place]:
     server = Server(config, passwords=cheap_passwords())
     server.start()
     made = Place(server, tmp_path)
-    services = ControlServices(name="gateway-a", site="a", clock=CLOCK, events=Events(), fabric=made.fabric)
+    services = ControlServices(
+        name="gateway-a",
+        site="a",
+        clock=CLOCK,
+        events=Events(),
+        fabric=made.fabric,
+        protections=made.protections,
+    )
     control = serve_control(services, tmp_path / "control.sock")
     try:
         made.enrol()

@@ -87,6 +87,11 @@ class RemoteError(SecondsiteError):
         return dict(self.body)
 
     @property
+    def retryable(self) -> bool:
+        """As the other process meant it."""
+        return self.remote_outcome is Outcome.UNAVAILABLE
+
+    @property
     def remote_outcome(self) -> Outcome:
         """The outcome the other process named, or FAILED when it named none we know."""
         name = str(self.body.get("outcome", "")).upper()

@@ -151,7 +151,7 @@ def cancel(
         Ask for it and return.
     """
     with reach.open() as server:
-        return _steered(server, server.cancel_job(job), listing, no_wait=no_wait)
+        return started(server, server.cancel_job(job), listing, no_wait=no_wait)
 
 
 def retry(
@@ -176,7 +176,7 @@ def retry(
         Ask for it and return.
     """
     with reach.open() as server:
-        return _steered(server, server.retry_job(job), listing, no_wait=no_wait)
+        return started(server, server.retry_job(job), listing, no_wait=no_wait)
 
 
 def resume(
@@ -204,7 +204,7 @@ def resume(
         Answer and return.
     """
     with reach.open() as server:
-        return _steered(server, server.resume_job(job, answer), listing, no_wait=no_wait)
+        return started(server, server.resume_job(job, answer), listing, no_wait=no_wait)
 
 
 def restart(
@@ -229,7 +229,7 @@ def restart(
         Start it and return.
     """
     with reach.open() as server:
-        return _steered(server, server.restart_job(job), listing, no_wait=no_wait)
+        return started(server, server.restart_job(job), listing, no_wait=no_wait)
 
 
 def follow_job(server: ServerClient, job: str, listing: Listing) -> int:
@@ -253,7 +253,8 @@ def follow_job(server: ServerClient, job: str, listing: Listing) -> int:
     return _exit_code(found)
 
 
-def _steered(server: ServerClient, job: Job, listing: Listing, *, no_wait: bool) -> int:
+def started(server: ServerClient, job: Job, listing: Listing, *, no_wait: bool) -> int:
+    """Follow a job that was begun, or say how to; the command's exit code."""
     if not no_wait:
         return follow_job(server, job.id, listing)
     if listing.json:

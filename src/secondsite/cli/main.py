@@ -106,6 +106,7 @@ COMMANDS: dict[str, str | dict[str, str]] = {
         "storage": "secondsite.cli.site:storage",
         "show": "secondsite.cli.site:show",
         "read": "secondsite.cli.site:read",
+        "point": "secondsite.cli.site:point",
     },
     "login": "secondsite.cli.login:login",
     "logout": "secondsite.cli.login:logout",

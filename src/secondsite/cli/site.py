@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
+from secondsite.base.errors import Outcome, SecondsiteError
 from secondsite.base.units import format_bytes
 from secondsite.cli.common import LISTING, Listing
 from secondsite.cli.output import print_json, print_table, short_time
@@ -18,6 +19,18 @@ if TYPE_CHECKING:
     from secondsite.client.messages import Thing
 
 Row = Callable[["Thing"], Sequence[object]]
+
+
+class MachineNotFound(SecondsiteError):
+    """No such machine, or several."""
+
+    code = "site.machine-not-found"
+    outcome = Outcome.NOT_FOUND
+    happened = "There is {count} machine {machine} at the site of gateway {gateway}."
+    cause = "The name is mistyped, its machine was removed, or the site was not read since it was made."
+    action = (
+        "List them with `secondsite site machines --of {gateway}`; give the id where several have a name."
+    )
 
 
 @Parameter(name="*")
@@ -154,6 +167,46 @@ def read(
         print_json(found)
     else:
         print(f"{gateway}: {found.appeared} new, {found.changed} changed, {found.gone} gone")
+
+
+def point(
+    vault: str,
+    gateway: str,
+    machine: str,
+    /,
+    *,
+    no_wait: Annotated[bool, Parameter(negative="")] = False,
+    reach: ServerReach = SERVER_REACH,
+    listing: Listing = LISTING,
+) -> int:
+    """Take a recovery point of a protected machine now, as a job of the server.
+
+    For example:
+
+        secondsite site point north gateway-a shop
+
+    Parameters
+    ----------
+    vault
+        The vault of the gateway that protects it.
+    gateway
+        That gateway's name.
+    machine
+        Its name or id.
+    no_wait
+        Start the job and return.
+    """
+    from secondsite.cli.jobs import started
+
+    with reach.open() as server:
+        found = [
+            thing
+            for thing in server.things("machines", provider=gateway)
+            if machine in (thing.id, thing.name)
+        ]
+        if len(found) != 1:
+            raise MachineNotFound(machine=machine, gateway=gateway, count=len(found) or "no")
+        return started(server, server.take_point(vault, gateway, found[0].id), listing, no_wait=no_wait)
 
 
 def _list(

@@ -228,6 +228,11 @@ class ServerClient:
         """Do the same again as a new job, which is the answer."""
         return self.call("POST", at("jobs", job, "restart"), Job)
 
+    def take_point(self, vault: str, provider: str, machine: str) -> Job:
+        """Begin to take a recovery point of a protected machine, by its id."""
+        place = ("vaults", vault, "recoveryServicesProviders", provider)
+        return self.call("POST", at(*place, "machines", machine, "recoveryPoints"), Job)
+
     # the audit log
 
     def audit(self, *, actor: str | None = None, operation: str | None = None) -> Iterator[AuditEntry]:

@@ -220,7 +220,7 @@ class Uplink:
             answer = self._carry_out(call)
         except SecondsiteError as error:
             answer = _refused(call, error)
-        if answer.status != 503 and call.method != "GET":  # what may succeed later is tried again
+        if answer.ok and call.method != "GET":  # what failed changed nothing, and may be tried again
             self._keep(answer)
         return answer
 

@@ -34,6 +34,7 @@ from secondsite.server.inventory.service import Inventories
 from secondsite.server.jobs.definitions import Definition, Registry
 from secondsite.server.jobs.service import Jobs
 from secondsite.server.jobs.worker import Worker
+from secondsite.server.operations.points import operations
 from secondsite.server.people.audit import Audit
 from secondsite.server.people.login import Logins
 from secondsite.server.people.passwords import Passwords
@@ -46,9 +47,6 @@ SETUP_TOKEN_NAME = "setup-token"  # noqa: S105 - a file's name
 AUTHORITY_NAME = "authority.crt"
 HOUSEKEEPING_SECONDS = 600.0
 
-# The kinds of jobs a server runs; each area adds its own.
-DEFINITIONS: tuple[Definition[Any], ...] = ()
-
 
 class Server:
     """Every part of one server, started in order and stopped in the reverse."""
@@ -59,9 +57,9 @@ class Server:
         *,
         clock: Clock | None = None,
         passwords: Passwords | None = None,
-        definitions: Sequence[Definition[Any]] = DEFINITIONS,
+        definitions: Sequence[Definition[Any]] = (),
     ) -> None:
-        """passwords: a cheap hasher, for tests. definitions: the kinds of jobs it runs."""
+        """passwords: a cheap hasher, for tests. definitions: kinds of jobs besides its own."""
         self._definitions = definitions
         self._config = config
         self.clock = clock or SystemClock()
@@ -103,7 +101,8 @@ class Server:
             database, audit, tokens, self._passwords, setup_file=config.state_dir / SETUP_TOKEN_NAME
         )
         calls, inventories = Calls(database, Bells()), Inventories(database)
-        jobs = Jobs(Registry(self._definitions), self.clock)
+        jobs = Jobs(Registry([*self._definitions, *operations(calls)]), self.clock)
+        calls.on_answer = jobs.wake
         self._worker = Worker(database, jobs)
         return Services(
             clock=self.clock,

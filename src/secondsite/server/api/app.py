@@ -23,6 +23,7 @@ from secondsite.server.api import (
     enrolment,
     inventory,
     jobs,
+    operations,
     people,
     providers,
     system,
@@ -78,6 +79,7 @@ def build_app(services: Services) -> FastAPI:
         providers.router,
         enrolment.router,
         inventory.router,
+        operations.router,
         jobs.router,
         uplink.router,
     ):

@@ -1,15 +1,15 @@
 """Calls in the database: any server may make one, take it for a gateway, and read its answer.
 
-Each call has an id chosen by who makes it, so that making it again is nothing new. A call waits until the
-gateway asks, is given again until it is answered, and is given up at its end. A newer epoch of a job takes
-back what an older one still asks for.
+Each call has an id chosen by who makes it, so that making it again is nothing new, also in a later epoch. A
+call waits until the gateway asks, is given again until it is answered, and is given up at its end. A newer
+epoch of a job takes back what an older one still asks for.
 """
 
 from __future__ import annotations
 
 import datetime as dt
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection, Row
@@ -63,6 +63,8 @@ class Calls:
     def __init__(self, database: Database, bells: Bells) -> None:
         self._database = database
         self.bells = bells
+        # told of each answer to a call of a job, in the answer's transaction: the job need not look for it
+        self.on_answer: Callable[[Connection, str], None] = lambda _connection, _job: None
 
     def put(self, gateway: str, call: Call, *, seconds_max: float) -> None:
         """Have `gateway` do it; again with the same id is nothing new. Raises CallDiffers."""
@@ -83,8 +85,11 @@ class Calls:
         def write(connection: Connection) -> None:
             found = connection.execute(sa.select(CALLS).where(CALLS.c.id == call.id)).one_or_none()
             if found is not None:
-                if any(getattr(found, name) != value for name, value in row.items()):
+                if any(getattr(found, name) != value for name, value in row.items() if name != "epoch"):
                     raise CallDiffers(id=call.id)
+                if call.epoch > found.epoch:  # the same step, gone on with by another worker
+                    this = sa.update(CALLS).where(CALLS.c.id == call.id)
+                    connection.execute(this.values(epoch=call.epoch))
                 return
             if call.job:
                 _take_back(connection, call.job, before=call.epoch)
@@ -92,6 +97,18 @@ class Calls:
 
         self._database.run(write)
         self.bells.ring(gateway)
+
+    def ask(self, gateway: str, call: Call, *, seconds_max: float) -> Answer | None:
+        """`put`, and its answer where it is there: for a step of a job, which asks until it has one.
+
+        Raises GatewaySilent at the call's end, and CallDiffers; asked after that it is a new call.
+        """
+        self.put(gateway, call, seconds_max=seconds_max)
+        try:
+            return self.result(call.id)
+        except GatewaySilent:
+            self.forget([call.id])
+            raise
 
     def ready(self, gateway: str, ask: Ask) -> list[Call]:
         """What waits for the gateway and is not under way there, oldest first, as far as it has room."""
@@ -110,12 +127,15 @@ class Calls:
         mine = sa.and_(CALLS.c.id == answer.id, CALLS.c.gateway == gateway)
 
         def write(connection: Connection) -> None:
-            found = connection.execute(sa.select(CALLS.c.answered_at).where(mine)).one_or_none()
+            query = sa.select(CALLS.c.answered_at, CALLS.c.job).where(mine)
+            found = connection.execute(query).one_or_none()
             if found is None:
                 raise CallUnknown(id=answer.id, gateway=gateway)
             if found.answered_at is None:
                 values = {"answered_at": self._database.now(), "status": answer.status, "answer": answer.body}
                 connection.execute(sa.update(CALLS).where(mine).values(**values))
+                if found.job:
+                    self.on_answer(connection, found.job)
 
         self._database.run(write)
         self.bells.ring(answer.id)

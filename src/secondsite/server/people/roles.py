@@ -40,6 +40,7 @@ class Operation(enum.StrEnum):
     PROVIDER_WRITE = "provider.write"
     PROVIDER_REVOKE = "provider.revoke"
     INVENTORY_REFRESH = "inventory.refresh"
+    POINT_TAKE = "point.take"
     JOB_READ = "job.read"
     JOB_OPERATE = "job.operate"
     JOB_ANSWER = "job.answer"
@@ -63,6 +64,7 @@ TABLE: dict[Operation, frozenset[Role]] = {
     Operation.PROVIDER_WRITE: frozenset({_O, _C}),
     Operation.PROVIDER_REVOKE: frozenset({_O, _C}),
     Operation.INVENTORY_REFRESH: frozenset({_O, _C, _P}),
+    Operation.POINT_TAKE: frozenset({_O, _C, _P}),
     Operation.JOB_READ: frozenset({_O, _C, _P, _A, _R}),
     Operation.JOB_OPERATE: frozenset({_O, _C, _P}),
     Operation.JOB_ANSWER: frozenset({_O, _C, _P, _A}),

@@ -31,6 +31,7 @@ WHO = {
     "provider.write": "oc",
     "provider.revoke": "oc",
     "inventory.refresh": "ocp",
+    "point.take": "ocp",
     "job.read": "ocpar",
     "job.operate": "ocp",
     "job.answer": "ocpa",

@@ -78,7 +78,7 @@ def test_a_change_of_an_older_epoch_is_refused_by_the_gateway(place: Place) -> N
     point = {"method": "POST", "path": "/v1/protections/x/point", "body": "{}", "job": "j"}
     with place.uplink():
         place.calls.put(place.gateway, Call.model_validate({**point, "id": "1", "epoch": 2}), seconds_max=60)
-        assert '"gateway.role-missing"' in result("1").body  # carried out: this gateway protects nothing
+        assert "There is no protected machine" in result("1").body  # carried out
         place.calls.put(place.gateway, Call.model_validate({**point, "id": "2", "epoch": 1}), seconds_max=60)
         assert '"calls.step-outdated"' in result("2").body
 

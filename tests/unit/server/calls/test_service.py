@@ -54,11 +54,35 @@ def test_made_again_is_nothing_new_but_another_call_is_refused(calls: Calls) -> 
     for gateway, other in (
         ("b", change("1")),
         ("a", change("1", path="/v1/other")),
-        ("a", change("1", epoch=2)),
     ):
         with pytest.raises(CallDiffers):
             calls.put(gateway, other, seconds_max=600)
     assert calls.ready("a", ASK) == [change("1")]
+
+
+def test_a_step_that_goes_on_in_a_later_epoch_asks_the_same(calls: Calls) -> None:
+    assert calls.ask("a", change("1", epoch=1), seconds_max=600) is None
+    assert calls.ask("a", change("1", epoch=3), seconds_max=600) is None
+    assert calls.ask("a", change("1", epoch=2), seconds_max=600) is None  # an old worker, late
+    assert calls.ready("a", ASK) == [change("1", epoch=3)]
+    calls.answer("a", Answer(id="1", status=200, body="7"))
+    assert calls.ask("a", change("1", epoch=4), seconds_max=600) == Answer(id="1", status=200, body="7")
+
+
+def test_a_call_that_was_given_up_is_asked_anew(calls: Calls) -> None:
+    with pytest.raises(GatewaySilent):
+        calls.ask("a", change("1"), seconds_max=-1)
+    assert calls.ask("a", change("1"), seconds_max=600) is None
+    assert ids(calls.ready("a", ASK)) == ["1"]
+
+
+def test_the_job_is_told_of_its_answer_once(calls: Calls) -> None:
+    told: list[str] = []
+    calls.on_answer = lambda _connection, job: told.append(job)
+    calls.put("a", change("1"), seconds_max=600)
+    for _ in range(2):
+        calls.answer("a", Answer(id="1", status=200))
+    assert told == ["j"]
 
 
 def test_no_gateway_answers_for_another(calls: Calls) -> None:
