@@ -140,6 +140,11 @@ class Site:
                 found = {disk: shown.read(0, shown.size_bytes) for disk, shown in view.disks.items()}
             assert found == expected[positions[point.checkpoint]], f"point {point.number}"
 
+    def later_keys(self) -> set[str]:
+        """Disks of which a point names a segment that another key than the first sealed."""
+        journal = Journal(LocalStore(self.pair.root / B / "store"), MachineId(MACHINE), self.new)
+        return {ref.disk for p in journal.points() for ref in p.segments if ref.key_id is not None}
+
     def names(self) -> list[str]:
         store = LocalStore(self.pair.root / B / "store")
         return list(store.list(wrapped_keys_prefix(MachineId(MACHINE))))
@@ -184,9 +189,8 @@ def test_killed_after_a_new_data_key_was_made(site: Site) -> None:
     site.start(A)
     site.until(lambda: _answers(site), "A runs")
     site.more_points()
-    journal = Journal(LocalStore(site.pair.root / B / "store"), MachineId(MACHINE), site.new)
-    named = {ref.disk for ref in journal.points()[-1].segments if ref.key_id is not None}
-    assert named == {"vda"}, "the first disk's key was made, and it seals"
+    site.until(lambda: site.later_keys(), "what was written is a point")
+    assert site.later_keys() == {"vda"}, "the first disk's key was made, and it seals"
     site.check()
 
 

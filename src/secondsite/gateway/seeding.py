@@ -31,7 +31,7 @@ from secondsite.base.files import read_limited, replace_file
 from secondsite.base.parse import JSON_ERRORS
 from secondsite.base.units import MIB
 from secondsite.journal.format import PROPOSAL_BYTES_MAX
-from secondsite.journal.keys import VaultKey, check_seal
+from secondsite.journal.keys import VaultKey, check_current, check_seal
 from secondsite.model.ids import KeyId, MachineId, machine_id
 from secondsite.model.points import PointProposal, SegmentRef
 from secondsite.transfer.errors import CacheFull, CacheLost
@@ -144,7 +144,10 @@ def read_manifest(path: Path, vault: VaultKey) -> SeedManifest:
         given, digest = bytes.fromhex(vault_id.decode()), bytes.fromhex(seal.decode())
     except (ValueError, InvalidInput, *JSON_ERRORS) as error:
         raise SeedDamaged(count=1, path=path.parent, names=f"{MANIFEST} ({error})") from None
-    check_seal(str(path), vault.log_key(machine), given, digest, head, vault_id, body)
+    key = vault.log_key(machine)
+    check_seal(str(path), key, given, digest, head, vault_id, body)
+    if key.strictness.finished:
+        check_current(str(path), key, given, "since the rotation was finished; export the seed again")
     if manifest.proposal.machine != machine:
         raise SeedDamaged(count=1, path=path.parent, names=f"{MANIFEST} (of two machines)")
     return manifest

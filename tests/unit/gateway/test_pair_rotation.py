@@ -21,16 +21,20 @@ from secondsite.gateway.client import GatewayClient
 from secondsite.gateway.keymessages import FinishRotation, KeyPhase, RenewDataKeys
 from secondsite.gateway.main import Gateway
 from secondsite.gateway.messages import FileIdentity, ProtectionState
+from secondsite.gateway.seeding import SeedManifest, encode_manifest, read_manifest
 from secondsite.gateway.views import open_point_definition, open_point_view
 from secondsite.journal.chain import KEY_ROTATION, Journal
+from secondsite.journal.errors import KeyRetired
 from secondsite.journal.format import SEGMENT_BYTES_MAX
 from secondsite.journal.keys import KeyRing, VaultKey
 from secondsite.journal.names import wrapped_keys_prefix
 from secondsite.journal.scrub import scrub
 from secondsite.journal.segment_head import decode_head
 from secondsite.journal.store_local import LocalStore
-from secondsite.model.ids import DiskId, KeyId, MachineId
+from secondsite.model.ids import DiskId, MachineId
+from secondsite.model.points import PointProposal
 from secondsite.transfer.protocols import error_code
+from support.format_samples import sample_point
 from support.gateway_pair import A, B, Pair
 
 AT = "2026-01-01T00:00:00+00:00"
@@ -237,19 +241,27 @@ def test_without_a_rotation_there_is_nothing_to_finish(pair: Rotated) -> None:
         assert client.key().phase is KeyPhase.NO_STORE
 
 
-def sealed_by(pair: Rotated, number: int) -> dict[str, set[str]]:
-    """The data keys in the headers of a point's segments, by disk."""
-    journal = pair.journal(pair.old)
-    found: dict[str, set[str]] = {}
-    for ref in journal.point(number).segments:
-        data = journal.store.get(journal.segment_name(ref), size_bytes_max=SEGMENT_BYTES_MAX)
-        found.setdefault(ref.disk, set()).add(decode_head(data, ref.id)[0].key_id)
-    return found
+def sealed_by(pair: Rotated, number: int, key: VaultKey) -> set[str]:
+    """The data keys in the headers of the newest segments of vdb, as of a point.
+
+    What was written before `take_point` may have come with the cycle just before it.
+    """
+    journal = pair.journal(key)
+    for point in reversed(journal.points()):
+        refs = [ref for ref in point.segments if ref.disk == "vdb" and point.number <= number]
+        if refs:
+            names = [journal.segment_name(ref) for ref in refs]
+            data = [journal.store.get(name, size_bytes_max=SEGMENT_BYTES_MAX) for name in names]
+            found = {str(decode_head(part, "a segment")[0].key_id) for part in data}
+            state = next(disk for disk in point.disks if disk.id == "vdb")
+            assert found == {ref.sealed_by(state) for ref in refs}
+            return found
+    raise AssertionError("nothing of vdb was sent")
 
 
 def test_new_data_keys_from_end_to_end(pair: Rotated) -> None:
     before = pair.take_point()
-    first = sealed_by(pair, before)["vdb"]
+    first = sealed_by(pair, before, pair.old)
     with pair.client_a() as client:
         with pytest.raises(RemoteError, match="shop has vda, vdb"):
             client.renew_data_keys("shop", RenewDataKeys(disks=(DiskId("vdx"),)))
@@ -257,7 +269,7 @@ def test_new_data_keys_from_end_to_end(pair: Rotated) -> None:
         assert sorted(made.keys) == ["vda", "vdb"]
         sent = client.status().protections[0].total_sent_bytes
     after = pair.take_point()
-    assert sealed_by(pair, after) == {"vdb": {made.keys[DiskId("vdb")]}}, "a cycle, no resync"
+    assert sealed_by(pair, after, pair.old) == {made.keys[DiskId("vdb")]}
     assert first != {made.keys[DiskId("vdb")]}
     journal = pair.journal(pair.old)
     # what is computed with the first key's seed is still comparable
@@ -283,7 +295,7 @@ def test_new_data_keys_from_end_to_end(pair: Rotated) -> None:
     pair.restart_b()
     pair.restart_a()
     newest = pair.take_point()
-    assert sealed_by_new(pair, newest) == {again.keys[DiskId("vdb")]}
+    assert sealed_by(pair, newest, pair.new) == {again.keys[DiskId("vdb")]}
     pair.check(pair.new)
     until(lambda: pair.phase() is KeyPhase.PROOF and not _waits(pair), "all is sealed with the new key")
     pair.finish(pair.new, pair.copy)
@@ -295,6 +307,20 @@ def test_new_data_keys_from_end_to_end(pair: Rotated) -> None:
     assert not scrub(journal, keys, base_opener(journal, {}), clock=SystemClock()).damaged
 
 
-def sealed_by_new(pair: Rotated, number: int) -> set[KeyId | None]:
-    """As the point names them."""
-    return {ref.key_id for ref in pair.journal(pair.new).point(number).segments if ref.disk == "vdb"}
+def test_a_seed_of_before_is_taken_until_the_rotation_is_finished(tmp_path: Path) -> None:
+    fields = {name: getattr(sample_point(), name) for name in PointProposal.__struct_fields__}
+    manifest = SeedManifest(
+        machine=sample_point().machine,
+        machine_name="shop",
+        writer=A,
+        created_at=AT,
+        keys={},
+        proposal=PointProposal(**fields),
+    )
+    old, path = VaultKey.create(), tmp_path / "manifest"
+    new = old.renew(AT)
+    path.write_bytes(encode_manifest(manifest, old))
+    assert read_manifest(path, new).machine_name == "shop"
+    new.strictness.finished = True
+    with pytest.raises(KeyRetired, match="export the seed again"):
+        read_manifest(path, new)
