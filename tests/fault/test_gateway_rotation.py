@@ -189,7 +189,7 @@ def test_killed_after_a_new_data_key_was_made(site: Site) -> None:
     site.start(A)
     site.until(lambda: _answers(site), "A runs")
     site.more_points()
-    site.until(lambda: site.later_keys(), "what was written is a point")
+    site.until(site.later_keys, "what was written is a point")
     assert site.later_keys() == {"vda"}, "the first disk's key was made, and it seals"
     site.check()
 
