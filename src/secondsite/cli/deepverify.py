@@ -65,6 +65,7 @@ def _print(found: DeepVerification) -> None:
     for part in found.differing:
         print(f"  DIFFERS {part.disk} {part.offset}..{part.offset + part.length} at point {part.point}")
     if found.differing_bytes:
-        print(f"  {format_bytes(found.differing_bytes)} differ from the source; they are sent again with the next cycle")
+        size = format_bytes(found.differing_bytes)
+        print(f"  {size} differ from the source; they are sent again with the next cycle")
     elif not found.error:
         print("  nothing differs")

@@ -65,8 +65,8 @@ class PointProposal(msgspec.Struct, frozen=True, kw_only=True):
     # What was written, for the detector; unset in records of before (and not written there: same bytes).
     signals: Signals | msgspec.UnsetType = msgspec.UNSET
     # A first copy sends no holes, so nothing may lie beneath it; asked when it is committed, never recorded.
-    # A text: likewise, but it was sent over the adopted copy of this id, which the target puts beneath it. Who
-    # knows of no adopted copies cannot parse that, and so never takes what was sent for the whole.
+    # A text: likewise, but it was sent over the adopted copy of this id, which the target puts beneath it.
+    # Who knows of no adopted copies cannot parse that, and so never takes what was sent for the whole.
     fresh: bool | str | msgspec.UnsetType = msgspec.UNSET
 
 

@@ -10,7 +10,8 @@ from cryptography import x509
 
 from secondsite.base.clock import FakeClock
 from secondsite.base.errors import InvalidInput
-from secondsite.transfer.pki import LEAF_DAYS, Authority, gateway_name, revoked_serials
+from secondsite.transfer.certificates import LEAF_DAYS
+from secondsite.transfer.pki import Authority, gateway_name, revoked_serials
 
 
 def test_a_leaf_names_its_gateway_and_lives_thirty_days(tmp_path: Path) -> None:
