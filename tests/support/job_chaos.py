@@ -23,7 +23,7 @@ from secondsite.server.jobs.service import Jobs
 from secondsite.server.jobs.worker import Worker, WorkerSettings
 
 STEPS = 20
-LEASE_SECONDS = 1.5
+LEASE_SECONDS = 1.0
 
 OUTSIDE = sa.MetaData()
 # What each job's machine has: a step that was done and not taken back stands here once.
@@ -82,6 +82,8 @@ class Output(msgspec.Struct):
 
 
 def definition(outside: Database) -> Definition[Chaos]:
+    never = threading.Event()
+
     def act(run: StepRun[Chaos], number: int) -> None:
         """One idempotent call of a gateway, in one piece, fenced by the epoch."""
         with outside.write(alone=False) as connection:
@@ -100,6 +102,7 @@ def definition(outside: Database) -> Definition[Chaos]:
 
     def do(run: StepRun[Chaos], number: int) -> Result:
         act(run, number)
+        never.wait(0.03)  # so that most of what is killed or stalled is inside a step
         if run.input.fails_at == number:
             raise Refused
         if (run.input.number + number) % 17 == 0 and run.attempt == 1:
@@ -132,7 +135,7 @@ def jobs_of(database: Database, outside: Database) -> Jobs:
 def main() -> int:
     url, ready = sys.argv[1], Path(sys.argv[2])
     database = open_database(url, SystemClock())
-    settings = WorkerSettings(threads=8, lease_seconds=LEASE_SECONDS, beat_seconds=0.3, poll_seconds=0.05)
+    settings = WorkerSettings(threads=8, lease_seconds=LEASE_SECONDS, beat_seconds=0.2, poll_seconds=0.05)
     worker = Worker(database, jobs_of(database, database), settings)
     ended = threading.Event()
     signal.signal(signal.SIGTERM, lambda *_: ended.set())

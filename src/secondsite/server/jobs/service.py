@@ -113,8 +113,6 @@ class Jobs:
             values |= {"ended": now, "ready": None, "progress_text": ""}
         elif found.worker is None:
             values |= {"ready": now, "note": None, "ended": None}
-        else:
-            values["woken"] = 1
         if found.state is JobState.FAILED:
             values |= _last_step(connection, job)
         connection.execute(jobs.update().where(jobs.c.id == job).values(**values))
