@@ -9,6 +9,7 @@ import contextlib
 import itertools
 import os
 import random
+import shutil
 import signal
 import sqlite3
 import subprocess
@@ -108,6 +109,7 @@ class Servers:
         for process in self.processes:
             process.kill()
             process.wait(30)
+        shutil.rmtree(self.directory, ignore_errors=True)
 
 
 def outside_of_writes(database: Database) -> bool:
