@@ -5,7 +5,8 @@ every segment of every point, oldest first, and what each point's content adds u
 in its manifest; last some points whole through a view, as a machine booted from them would read them.
 
 Points are pinned meanwhile: the newest, so that no segment goes while it is to be read, and for as long as
-the bases are read the oldest, so that no promotion writes into them.
+the bases are read the oldest, so that no promotion writes into them. What is committed after that is for the
+next one: nothing keeps it from being merged and deleted while it would be read.
 """
 
 from __future__ import annotations
@@ -88,13 +89,13 @@ def scrub(
     started = clock.monotonic()
     with contextlib.ExitStack() as stack:
         pins = stack.enter_context(pinned(journal, clock, meter, on_unpinned))
-        log = read_log(journal, meter, trusted)
+        log = read_log(journal, meter, trusted, last=pins.last)
         pool = stack.enter_context(ThreadPoolExecutor(min(WORKERS_MAX, os.cpu_count() or 1), "scrub"))
         run = _Run(journal, keys, log, report, meter=meter, pool=pool, work_dir=work_dir)
         stack.callback(run.close)
         run.check_keys()
         run.read_bases(bases)
-        pins.close()  # promotion may go on: what it takes from the journal now is held by the other pin
+        pins.bases.close()  # promotion may go on: what it takes from the journal now is held by the other pin
         run.read_segments()
         run.judge()
         run.reread(points, bases)

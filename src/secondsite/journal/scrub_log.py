@@ -6,6 +6,7 @@ a damaged record to tell how much it costs: the points before it stand, those fr
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass, field
 
 from secondsite.base.errors import SecondsiteError
@@ -45,12 +46,15 @@ class Log:
         return [p.number for p in self.points if p.number >= self.state.floor] + self.beyond
 
 
-def read_log(journal: Journal, meter: Meter, trusted: Trusted | None) -> Log:
-    """Everything but segments and bases. Raises WrongKey when another vault's key sealed the journal."""
+def read_log(journal: Journal, meter: Meter, trusted: Trusted | None, *, last: int | None = None) -> Log:
+    """Everything but segments and bases, up to record `last`; None: all.
+
+    Raises WrongKey when another vault's key sealed the journal.
+    """
     meter.say("reading the state")
     log = _read_state(journal, meter)
     meter.say("reading the log")
-    _Walk(journal, log, meter, trusted).run()
+    _Walk(journal, log, meter, trusted, last).run()
     _read_older(journal, log, meter)
     if log.foreign is not None and not log.read:
         raise log.foreign
@@ -103,8 +107,11 @@ def _still_there(journal: Journal, name: str) -> bool:
 class _Walk:
     """Along the chain, from the last promoted record on."""
 
-    def __init__(self, journal: Journal, log: Log, meter: Meter, trusted: Trusted | None) -> None:
+    def __init__(
+        self, journal: Journal, log: Log, meter: Meter, trusted: Trusted | None, last: int | None
+    ) -> None:
         self._journal, self._log, self._meter, self._trusted = journal, log, meter, trusted
+        self._last = last if last is not None else sys.maxsize
         self._chain = ChainRecords(journal.machine, journal.log_key)
         self._spans = {span.first: span for span in log.state.spans}
         self._broken: Damage | None = None
@@ -117,6 +124,8 @@ class _Walk:
         names = list(self._journal.store.list(log_prefix(machine), after=log_name(machine, expected - 1)))
         for name in names:
             expected = self._over_spans(expected)
+            if int(name.rpartition("/")[2]) > self._last:
+                break
             if name < log_name(machine, expected):
                 continue  # replaced by a span, not deleted yet
             if self._broken is None and name != log_name(machine, expected):
@@ -130,7 +139,7 @@ class _Walk:
         self._finish()
 
     def _over_spans(self, expected: int) -> int:
-        while (ref := self._spans.get(expected)) is not None:
+        while expected <= self._last and (ref := self._spans.get(expected)) is not None:
             self._take_span(ref)
             expected = ref.last + 1
         return expected
@@ -256,6 +265,7 @@ class _Walk:
         log, journal = self._log, self._journal
         try:
             points, head = journal.points_after(max(0, log.state.promoted - 1)), journal.head()
+            points = [point for point in points if point.number <= self._last]
         except SecondsiteError:
             return False
         log.points, log.beyond = list(points), []

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 
 from secondsite.base.clock import Clock
 from secondsite.base.errors import SecondsiteError
@@ -18,11 +19,19 @@ HOLDER, HOLDER_OF_BASES, HOLDER_OF_READING = "scrub", "scrub-bases", "scrub-read
 OnUnpinned = Callable[[StoreUnavailable], None]
 
 
+@dataclass
+class Pinned:
+    """What is held. bases: to be closed once the bases were read."""
+
+    bases: contextlib.ExitStack
+    # The last record that stays readable: what is committed after the pin may be merged away, and its objects
+    # deleted, while it is read. None: nothing could be pinned.
+    last: int | None = None
+
+
 @contextlib.contextmanager
-def pinned(
-    journal: Journal, clock: Clock, meter: Meter, on_unpinned: OnUnpinned | None
-) -> Iterator[contextlib.ExitStack]:
-    """The newest point is pinned; the oldest until what is given is closed."""
+def pinned(journal: Journal, clock: Clock, meter: Meter, on_unpinned: OnUnpinned | None) -> Iterator[Pinned]:
+    """The newest point is pinned; the oldest until the bases were read."""
     held: dict[str, int] = {}
 
     living = contextlib.ExitStack()
@@ -45,12 +54,15 @@ def pinned(
                 pin(holder, number)
 
     with living, contextlib.ExitStack() as stack, contextlib.ExitStack() as early:
+        made = Pinned(early)
         try:
+            head = journal.head().number  # a claim may follow the newest point: it is read, too
             listed = journal.points()
             if listed:
                 # the newest first: until it is pinned, both may still leave
                 pin(HOLDER, listed[-1].number)
                 stack.callback(unpin, HOLDER)
+                made.last = max(head, listed[-1].number)
                 pin(HOLDER_OF_BASES, journal.points()[0].number)
                 early.callback(unpin, HOLDER_OF_BASES)
         except StoreUnavailable as error:
@@ -60,7 +72,7 @@ def pinned(
         except SecondsiteError:
             pass  # the log is damaged: nothing can be pinned, nor promoted; reading it says what is wrong
         meter.renew(renew)
-        yield early
+        yield made
 
 
 @contextlib.contextmanager

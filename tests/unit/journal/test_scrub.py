@@ -11,7 +11,8 @@ import pytest
 
 from secondsite.base.clock import FakeClock, SystemClock
 from secondsite.base.errors import Outcome
-from secondsite.journal import chain_load, log_pages, page_write, scrub_disk
+from secondsite.journal import chain_load, log_pages, page_write, scrub_disk, scrub_log
+from secondsite.journal import scrub as scrub_module
 from secondsite.journal.chain import Journal
 from secondsite.journal.digests import digest_sub_blocks
 from secondsite.journal.errors import WrongKey
@@ -25,6 +26,7 @@ from secondsite.journal.names import (
 )
 from secondsite.journal.page_write import write_log_page
 from secondsite.journal.scrub import Damage, Position, ScrubCancelled, Trusted, scrub
+from secondsite.journal.scrub_types import Meter
 from secondsite.journal.segment import SegmentWriter
 from secondsite.journal.segment_head import SegmentHead
 from secondsite.journal.store import StoreUnavailable
@@ -449,6 +451,38 @@ def test_points_come_and_go_while_it_runs() -> None:
     assert failed == []
     replica.promote(replica.journal.points()[-1].number)
     assert len(replica.journal.points()) == 1
+
+
+@pytest.mark.parametrize("bounded", [True, False])
+def test_what_is_committed_after_the_pin_is_for_the_next_one(
+    monkeypatch: pytest.MonkeyPatch, bounded: bool
+) -> None:
+    """No pin holds it: merged and deleted meanwhile it would look lost, as it does without the bound."""
+    replica = Scrubbed(6)
+    replica.claim()
+    for _ in range(4):
+        replica.random_point()
+    pinned = replica.journal.points()[-1].number
+
+    def reading(
+        journal: Journal, meter: Meter, trusted: Trusted | None, *, last: int | None
+    ) -> scrub_log.Log:
+        for _ in range(5):
+            replica.random_point()
+        log = scrub_log.read_log(journal, meter, trusted, last=last if bounded else None)
+        points = replica.journal.points()
+        replica.merge(points[-4].number, points[-1].number)
+        return log
+
+    monkeypatch.setattr(scrub_module, "read_log", reading)
+    report = scrub(
+        Journal(replica.store, MACHINE, replica.vault),
+        KeyRing(replica.store, MACHINE, replica.vault),
+        replica.base_of_store,
+        clock=SystemClock(),
+    )
+    assert (report.damaged == []) is bounded
+    assert (max(report.points) == pinned) is bounded
 
 
 def test_digests_of_other_data_are_noticed(replica: Scrubbed) -> None:
