@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from functools import partial
 
 from fastapi import APIRouter, Request
 from starlette.concurrency import run_in_threadpool
@@ -34,11 +35,11 @@ async def ask(body: Ask, request: Request, who: TheGateway, services: TheService
     """What the gateway is to do next; waits for it as long as the gateway says."""
     book, clock = calls_of(services), services.clock
     look = LOOK_ALONE_SECONDS if services.database.is_sqlite else LOOK_SECONDS
-    deadline = clock.monotonic() + body.wait_seconds
+    deadline, asked_at = clock.monotonic() + body.wait_seconds, services.database.now()
     with book.bells.listening_async(who.id) as rung:
         while True:
             rung.clear()
-            found = await run_in_threadpool(book.ready, who.id, body)
+            found = await run_in_threadpool(partial(book.ready, who.id, body, asked_at=asked_at))
             left = deadline - clock.monotonic()
             if found or left <= 0 or book.bells.closed or await request.is_disconnected():
                 return Calls(calls=tuple(found))

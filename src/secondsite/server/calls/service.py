@@ -110,12 +110,18 @@ class Calls:
             self.forget([call.id])
             raise
 
-    def ready(self, gateway: str, ask: Ask) -> list[Call]:
-        """What waits for the gateway and is not under way there, oldest first, as far as it has room."""
+    def ready(self, gateway: str, ask: Ask, *, asked_at: str | None = None) -> list[Call]:
+        """What waits for the gateway and is not under way there, oldest first, as far as it has room.
+
+        asked_at: the moment the gateway said what is under way; a call made since is another one.
+        """
+        under_way = CALLS.c.id.in_(ask.under_way)
+        if asked_at is not None:
+            under_way = sa.and_(under_way, CALLS.c.made_at <= asked_at)
         waiting = (
             sa.select(CALLS)
             .where(CALLS.c.gateway == gateway, CALLS.c.answered_at.is_(None))
-            .where(CALLS.c.expires_at > self._database.now(), CALLS.c.id.not_in(ask.under_way))
+            .where(CALLS.c.expires_at > self._database.now(), sa.not_(under_way))
             .order_by(CALLS.c.made_at, CALLS.c.id)
             .limit(ask.room)
         )

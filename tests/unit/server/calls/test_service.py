@@ -76,6 +76,16 @@ def test_a_call_that_was_given_up_is_asked_anew(calls: Calls) -> None:
     assert ids(calls.ready("a", ASK)) == ["1"]
 
 
+def test_a_call_made_anew_is_not_the_one_that_was_under_way(calls: Calls, database: Database) -> None:
+    """The gateway still waits with what it said before: it would get the call only at the end of its time."""
+    calls.put("a", change("1"), seconds_max=600)
+    busy, said_at = asking(under_way=("1",)), database.now()
+    assert calls.ready("a", busy, asked_at=said_at) == []
+    calls.forget(["1"])
+    calls.put("a", change("1"), seconds_max=600)
+    assert ids(calls.ready("a", busy, asked_at=said_at)) == ["1"]
+
+
 def test_the_job_is_told_of_its_answer_once(calls: Calls) -> None:
     told: list[str] = []
     calls.on_answer = lambda _connection, job: told.append(job)
