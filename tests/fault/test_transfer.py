@@ -372,9 +372,9 @@ def test_a_link_cut_in_the_middle_of_a_segment_goes_on_where_it_was(target: Targ
     maker.claim(target.link())
     made = maker.segment(8 * MIB)
     proxy = Proxy(target.address, cut_at)
-    link = HttpsLink(
-        f"https://127.0.0.1:{proxy.address[1]}", NAME, target.certificates.of(PEER), clock=SystemClock()
-    )
+    url = f"https://127.0.0.1:{proxy.address[1]}"
+    # a proxy that reads no more and says nothing is noticed by the time limit only
+    link = HttpsLink(url, NAME, target.certificates.of(PEER), clock=SystemClock(), idle_seconds=3)
     with pytest.raises(SecondsiteError) as caught:
         link.send_segment(MACHINE, made.ref, made.data)
     assert can_retry(caught.value)
