@@ -115,7 +115,7 @@ class Calls:
 
         asked_at: the moment the gateway said what is under way; a call made since is another one.
         """
-        under_way = CALLS.c.id.in_(ask.under_way)
+        under_way: sa.ColumnElement[bool] = CALLS.c.id.in_(ask.under_way)
         if asked_at is not None:
             under_way = sa.and_(under_way, CALLS.c.made_at <= asked_at)
         waiting = (
