@@ -31,7 +31,6 @@ from secondsite.transfer.protocols import (
     Link,
     Peer,
     Receiver,
-    can_retry,
     error_code,
 )
 from support.transfer import DISK, KEY, MACHINE, OTHER_MACHINE, Certificates, Events, Made, Maker, new_machine
@@ -100,7 +99,7 @@ def _refused(call: object, code: str, *, retryable: bool = False) -> SecondsiteE
     with pytest.raises(SecondsiteError) as caught:
         call()
     assert error_code(caught.value) == code, caught.value
-    assert can_retry(caught.value) is retryable
+    assert caught.value.retryable is retryable
     assert all(caught.value.sentences())
     return caught.value
 
@@ -201,7 +200,7 @@ def test_parallel_and_out_of_order(rig: Rig) -> None:
         for future in [pool.submit(rig.link.send_segment, MACHINE, m.ref, m.data) for m in order]:
             error = future.exception()
             # the other upload of the same segment may have taken over
-            assert error is None or (isinstance(error, SecondsiteError) and can_retry(error)), error
+            assert error is None or (isinstance(error, SecondsiteError) and error.retryable), error
     for made in segments:
         rig.link.send_segment(MACHINE, made.ref, made.data)
     rig.link.commit(maker.proposal(*segments))

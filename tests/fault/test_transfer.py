@@ -34,7 +34,7 @@ from secondsite.transfer import spool as spool_module
 from secondsite.transfer.errors import CacheFull, LinkDown
 from secondsite.transfer.ingest import IngestLimits, IngestServer
 from secondsite.transfer.link import POOLED_SECONDS_MAX, HttpsLink
-from secondsite.transfer.protocols import can_retry, error_code
+from secondsite.transfer.protocols import error_code
 from secondsite.transfer.retry import RetryPolicy, retry
 from secondsite.transfer.sender import LinkShipper
 from secondsite.transfer.spool import Spool
@@ -116,7 +116,7 @@ def _refusal(link: HttpsLink) -> SecondsiteError:
     with pytest.raises(SecondsiteError) as caught:
         link.head(MACHINE)
     assert error_code(caught.value) == "link.certificate-refused", caught.value
-    assert not can_retry(caught.value)
+    assert not caught.value.retryable
     link.close()
     return caught.value
 
@@ -377,7 +377,7 @@ def test_a_link_cut_in_the_middle_of_a_segment_goes_on_where_it_was(target: Targ
     link = HttpsLink(url, NAME, target.certificates.of(PEER), clock=SystemClock(), idle_seconds=3)
     with pytest.raises(SecondsiteError) as caught:
         link.send_segment(MACHINE, made.ref, made.data)
-    assert can_retry(caught.value)
+    assert caught.value.retryable
     assert caught.value.code in {"link.down", "link.timeout"}
     link.send_segment(MACHINE, made.ref, made.data)
     key = segment_name(MACHINE, 1, made.ref.disk, made.ref.id)
@@ -417,7 +417,7 @@ def test_a_target_that_stops_answering_is_a_timeout_and_can_be_tried_again(targe
     with pytest.raises(SecondsiteError) as caught:
         link.send_segment(MACHINE, made.ref, made.data)
     assert caught.value.code == "link.timeout"
-    assert can_retry(caught.value)
+    assert caught.value.retryable
     finished.set()
     thread.join()
     link.close()

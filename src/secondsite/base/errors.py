@@ -98,6 +98,23 @@ class RemoteError(SecondsiteError):
         return Outcome[name] if name in Outcome.__members__ else Outcome.FAILED
 
 
+_HTTP_STATUS = {
+    Outcome.OK: 200,
+    Outcome.FAILED: 500,
+    Outcome.USAGE: 400,
+    Outcome.NOT_FOUND: 404,
+    Outcome.REFUSED: 409,
+    Outcome.UNAVAILABLE: 503,
+    Outcome.DAMAGED: 500,
+    Outcome.CANCELLED: 503,
+}
+
+
+def http_status(error: SecondsiteError) -> int:
+    """The HTTP status that says an error's outcome, also of one another process reported."""
+    return _HTTP_STATUS[error.remote_outcome if isinstance(error, RemoteError) else error.outcome]
+
+
 class InvalidInput(SecondsiteError):
     """Something given by a person or a peer that does not parse."""
 

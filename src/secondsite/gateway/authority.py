@@ -9,7 +9,7 @@ from secondsite.gateway.cycle import Bench
 from secondsite.model.events import Severity
 from secondsite.model.ids import KeyId
 from secondsite.model.points import DiskState
-from secondsite.transfer.protocols import ClaimRequest, CommittedPoint, Link, TargetHead, can_retry
+from secondsite.transfer.protocols import ClaimRequest, CommittedPoint, Link, TargetHead
 
 
 def claim_machine(link: Link, bench: Bench, head: TargetHead, reason: str) -> None:
@@ -50,7 +50,7 @@ def _take_back(link: Link, bench: Bench, wrapped: dict[KeyId, bytes], disk: Disk
     try:
         found = bench.rekey(disk.id, link.get_key(bench.machine, disk.key_id))
     except SecondsiteError as error:
-        if can_retry(error):
+        if error.retryable:
             raise
         text = (
             f"the data key of disk {disk.id} of {bench.name} is new, the one before is not to be had: {error}"

@@ -19,7 +19,7 @@ from secondsite.gateway.status import Board
 from secondsite.gateway.wishes import Wishes
 from secondsite.model.events import Severity
 from secondsite.transfer.errors import TransferCancelled
-from secondsite.transfer.protocols import CommittedPoint, can_retry
+from secondsite.transfer.protocols import CommittedPoint
 
 log = logging.getLogger(__name__)
 
@@ -78,7 +78,7 @@ class Committing:
                 ):  # the shipper closes first, the loop a moment later: not to spin till then
                     self._changed.wait(0.1)
             except SecondsiteError as error:
-                self._board.trouble(error, critical=not can_retry(error))
+                self._board.trouble(error, critical=not error.retryable)
                 self.give_up(str(error), hooks)
             except Exception as error:  # a thread's root: told; what was captured is captured again
                 log.exception("committing %s failed", self._bench.name)

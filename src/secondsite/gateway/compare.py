@@ -30,7 +30,6 @@ from secondsite.transfer.protocols import (
     DigestAnswer,
     DigestQuery,
     Link,
-    can_retry,
     error_code,
 )
 from secondsite.transfer.wire import DIGEST_VERSION, REREAD_MAX, SUMS_MAX, VALUES_MAX
@@ -260,7 +259,7 @@ def open_compare(
                 if cancel.is_set():
                     raise TransferCancelled(what=f"the compare of machine {machine}") from error
                 ready = error_code(error) != DigestsNotReady.code
-                if ready and can_retry(error):
+                if ready and error.retryable:
                     raise
                 if ready or not wait or clock.monotonic() > end:
                     return Compared({}, traffic, why_not=str(error))

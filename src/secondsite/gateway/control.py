@@ -22,7 +22,7 @@ from starlette.routing import Route
 
 from secondsite import __version__
 from secondsite.base.clock import Clock
-from secondsite.base.errors import InvalidInput, Outcome, RemoteError, SecondsiteError
+from secondsite.base.errors import InvalidInput, Outcome, SecondsiteError, http_status
 from secondsite.base.parse import JSON_ERRORS
 from secondsite.fabrics.base import Fabric
 from secondsite.gateway.adopt import Adoptions
@@ -64,16 +64,6 @@ BODY_BYTES_MAX = 64 * 1024
 EVENTS_MAX = 1000
 POINT_SECONDS_MAX = 120.0
 
-STATUS_OF = {
-    Outcome.OK: 200,
-    Outcome.FAILED: 500,
-    Outcome.USAGE: 400,
-    Outcome.NOT_FOUND: 404,
-    Outcome.REFUSED: 409,
-    Outcome.UNAVAILABLE: 503,
-    Outcome.DAMAGED: 500,
-    Outcome.CANCELLED: 503,
-}
 _ENCODER = msgspec.json.Encoder()
 _T = TypeVar("_T")
 
@@ -129,14 +119,9 @@ class ControlServices:
     gate: Gate = open_gate
 
 
-def error_status(error: SecondsiteError) -> int:
-    """The HTTP status of an error, also of one another process reported."""
-    return STATUS_OF[error.remote_outcome if isinstance(error, RemoteError) else error.outcome]
-
-
 def error_response(error: SecondsiteError) -> Response:
     """The error as it goes out."""
-    return _json(error.as_dict(), error_status(error))
+    return _json(error.as_dict(), http_status(error))
 
 
 def _json(value: object, status: int = 200) -> Response:

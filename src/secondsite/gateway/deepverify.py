@@ -39,7 +39,7 @@ from secondsite.model.events import EventSink, Severity
 from secondsite.model.extents import Extents
 from secondsite.model.ids import DiskId, MachineId
 from secondsite.transfer.errors import DigestsRefused
-from secondsite.transfer.protocols import CommittedPoint, Link, can_retry, error_code
+from secondsite.transfer.protocols import CommittedPoint, Link, error_code
 
 log = logging.getLogger(__name__)
 
@@ -338,7 +338,7 @@ class DeepVerifier:
                 return
             current.failures += 1
             # a point may be thinned out before it was read; everything else that is refused stays refused
-            hopeless = not can_retry(error) and error_code(error) != PointUnknown.code
+            hopeless = not error.retryable and error_code(error) != PointUnknown.code
             if current.failures < (3 if hopeless else TRIES_MAX):
                 return
             current.error = str(error)

@@ -35,7 +35,7 @@ from secondsite.model.ids import DiskId, KeyId
 from secondsite.model.machines import PowerState
 from secondsite.model.states import ItemEvent, ItemState
 from secondsite.transfer.errors import CacheFull, TransferCancelled
-from secondsite.transfer.protocols import CommittedPoint, Link, TargetHead, can_retry, error_code
+from secondsite.transfer.protocols import CommittedPoint, Link, TargetHead, error_code
 from secondsite.transfer.shipping import Shipment
 
 log = logging.getLogger(__name__)
@@ -207,7 +207,7 @@ class Replication:
             self._cycle_when_due()
 
     def _failed(self, error: SecondsiteError, failures: int) -> None:
-        retry = can_retry(error)
+        retry = error.retryable
         self.board.trouble(error, critical=not retry)
         away = isinstance(error, SourceGone | HypervisorUnreachable) or error_code(error) == "link.down"
         if away and not self._line.pending:

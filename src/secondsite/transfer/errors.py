@@ -1,4 +1,4 @@
-"""What can go wrong between two sites. The outcome says whether trying again can help (`can_retry`)."""
+"""What can go wrong between two sites. The outcome says whether trying again can help (`retryable`)."""
 
 from __future__ import annotations
 

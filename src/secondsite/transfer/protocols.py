@@ -8,7 +8,7 @@ mutual TLS) pass tests/contract/test_links.py. Every call may be repeated after 
 * a proposal is committed once by its nonce, and the answer to the repetition is the same point;
 * a claim is made once by its nonce.
 
-Errors are `SecondsiteError`s; `can_retry(error)` says whether the same call may succeed later.
+Errors are `SecondsiteError`s; `error.retryable` says whether the same call may succeed later.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from typing import Literal, Protocol
 
 import msgspec
 
-from secondsite.base.errors import Outcome, RemoteError, SecondsiteError
+from secondsite.base.errors import RemoteError, SecondsiteError
 from secondsite.model.ids import DiskId, KeyId, MachineId, SegmentId
 from secondsite.model.points import ZERO_HASH, Claim, Consistency, DiskState, Point, PointProposal, SegmentRef
 
@@ -281,13 +281,6 @@ class Receiver(Protocol):
 
     def adopt(self, peer: Peer, terms: AdoptionTerms) -> Adoption:
         """Make an adopted copy ready for the peer's first copy; says how far it is."""
-
-
-def can_retry(error: SecondsiteError) -> bool:
-    """Whether the same call may succeed later, also for an error the other side reported."""
-    if isinstance(error, RemoteError):
-        return error.remote_outcome is Outcome.UNAVAILABLE
-    return error.retryable
 
 
 def error_code(error: SecondsiteError) -> str:

@@ -11,7 +11,6 @@ from typing import TypeVar
 from secondsite.base.clock import Clock
 from secondsite.base.errors import SecondsiteError
 from secondsite.transfer.errors import TransferCancelled
-from secondsite.transfer.protocols import can_retry
 
 T = TypeVar("T")
 
@@ -49,7 +48,7 @@ def retry(
         try:
             return call()
         except SecondsiteError as error:
-            if not can_retry(error):
+            if not error.retryable:
                 raise
             if on_error is not None:
                 on_error(error)

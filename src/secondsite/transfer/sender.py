@@ -19,7 +19,7 @@ from secondsite.model.events import EventSink, Severity
 from secondsite.model.ids import MachineId
 from secondsite.model.points import PointProposal, SegmentRef
 from secondsite.transfer.errors import CacheFull, HashMismatch, PayloadLost, ShipmentLost, TransferCancelled
-from secondsite.transfer.protocols import CommittedPoint, Link, Payload, can_retry, error_code
+from secondsite.transfer.protocols import CommittedPoint, Link, Payload, error_code
 from secondsite.transfer.retry import RetryPolicy, retry
 from secondsite.transfer.shipping import Shipment
 from secondsite.transfer.spool import Batch, Spool
@@ -314,7 +314,7 @@ class LinkShipper:
             item.mismatches += 1
             if item.mismatches >= MISMATCHES_MAX:
                 error = ShipmentLost(machine=item.shipment.machine, what=item.ref.id, why=str(error))
-        if not can_retry(error) or item.shipment.cancel.is_set():
+        if not error.retryable or item.shipment.cancel.is_set():
             if isinstance(error, PayloadLost):
                 error = ShipmentLost(machine=item.shipment.machine, what=item.ref.id, why=str(error))
             with self._changed:

@@ -14,7 +14,7 @@ from secondsite.model.ids import DiskId, MachineId, SegmentId
 from secondsite.transfer import wire
 from secondsite.transfer.errors import LinkDown, ProtocolViolation
 from secondsite.transfer.http import HEADERS_MAX, TARGET_BYTES_MAX, Head, format_head, parse_head
-from secondsite.transfer.protocols import SegmentName, can_retry, error_code
+from secondsite.transfer.protocols import SegmentName, error_code
 from support.transfer import MACHINE
 
 NAME = SegmentName(machine=MACHINE, epoch=3, disk=DiskId("vda"), id=SegmentId("ab" * 16))
@@ -114,7 +114,7 @@ def test_an_error_crosses_the_wire_with_its_code_and_whether_to_try_again() -> N
         body = wire.remote_error(msgspec.json.encode(error.as_dict()), wire.status_of(error), peer="b")
         assert isinstance(body, RemoteError)
         assert error_code(body) == error.code
-        assert can_retry(body) is retryable
+        assert body.retryable is retryable
         assert body.sentences() == error.sentences()
 
 

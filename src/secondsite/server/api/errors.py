@@ -13,18 +13,7 @@ import msgspec
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.responses import Response
 
-from secondsite.base.errors import Outcome, RemoteError, SecondsiteError
-
-STATUS_OF = {
-    Outcome.OK: 200,
-    Outcome.FAILED: 500,
-    Outcome.USAGE: 400,
-    Outcome.NOT_FOUND: 404,
-    Outcome.REFUSED: 409,
-    Outcome.UNAVAILABLE: 503,
-    Outcome.DAMAGED: 500,
-    Outcome.CANCELLED: 503,
-}
+from secondsite.base.errors import Outcome, SecondsiteError, http_status
 
 
 class HttpError(SecondsiteError):
@@ -163,7 +152,7 @@ def status_of(error: SecondsiteError) -> int:
     """The HTTP status of an error, also of one another process reported."""
     if isinstance(error, HttpError):
         return error.status
-    return STATUS_OF[error.remote_outcome if isinstance(error, RemoteError) else error.outcome]
+    return http_status(error)
 
 
 def problem_response(error: SecondsiteError, request_id: str) -> Response:
