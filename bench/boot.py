@@ -18,7 +18,7 @@ from bench.pair import Pair, pair
 from bench.report import Figure, Report, median, spread
 from secondsite.base.errors import RemoteError
 from secondsite.base.units import GIB
-from secondsite.gateway.messages import StartTestFailover, TestFailoverStatus
+from secondsite.gateway.messages.testfailover import StartTestFailover, TestFailoverStatus
 from secondsite.lab import proof
 from secondsite.lab.guest import build_boot_files
 from secondsite.lab.machine import Guest, GuestSpec, create_guest, read_console
@@ -45,7 +45,7 @@ def run(report: Report, work: Path) -> None:
             spec = GuestSpec(name=f"boot-{name}", system_bytes=size_bytes)
             guest = create_guest(sites.sites.a, boot_files, spec)
             try:
-                plain, tested = _measure(sites, guest)
+                plain, tested = measure(sites, guest)
             finally:
                 guest.remove()
             _report(report, name, plain, tested)
@@ -66,28 +66,30 @@ def _report(report: Report, name: str, plain: list[Boot], tested: list[Boot]) ->
     )
 
 
-def _measure(sites: Pair, guest: Guest) -> tuple[list[Boot], list[Boot]]:
+def measure(sites: Pair, guest: Guest) -> tuple[list[Boot], list[Boot]]:
+    """Boot the original, and then test failovers of it; it is not protected before, nor after."""
     plain = []
     for _ in range(ROUNDS):
         guest.destroy()
         before = len(read_console(guest.console_log))
         start = time.monotonic()
         guest.start()
-        plain.append(_watch(lambda: guest.console_log, before, start))
+        plain.append(watch(lambda: guest.console_log, before, start))
     guest.wait_ready()
     sites.gateways.protect(guest.name, copy_frequency_seconds=5)
     sites.wait_for_points(guest.name, 5)
     guest.pause()
     try:
         sites.wait_until_quiet()
-        tested = [_test_failover(sites, guest.name) for _ in range(ROUNDS)]
+        tested = [test_failover(sites, guest.name) for _ in range(ROUNDS)]
     finally:
         guest.resume()
         sites.unprotect(guest.name)
     return plain, tested
 
 
-def _test_failover(sites: Pair, machine: str) -> Boot:
+def test_failover(sites: Pair, machine: str) -> Boot:
+    """Boot a machine's newest point as a test, and clean that up."""
     site = sites.sites.b
     with sites.gateways.client(site) as client:
         number = client.points(machine)[-1].number
@@ -103,7 +105,7 @@ def _test_failover(sites: Pair, machine: str) -> Boot:
             return site.host_path(status.console_log) if status.console_log else None
 
         try:
-            return _watch(log, 0, start)
+            return watch(log, 0, start)
         finally:
             # a client of its own: the gateway closes connections that were idle while the guest booted
             with sites.gateways.client(site) as another:
@@ -115,7 +117,7 @@ def _raise_error(status: TestFailoverStatus) -> None:
         raise RemoteError(dict(status.error))
 
 
-def _watch(log: Callable[[], Path | None], lines_before: int, start: float) -> Boot:
+def watch(log: Callable[[], Path | None], lines_before: int, start: float) -> Boot:
     """Read the console until its checker has spoken; `log` gives the file once there is one."""
     first = None
     while time.monotonic() - start < BOOT_SECONDS_MAX:

@@ -30,8 +30,8 @@ from bench.churn_wire import Ask, Do
 from bench.measure import anonymous_mib, cpu_seconds_of
 from bench.report import Figure, Report, median, spread
 from secondsite.base.units import GIB, MIB
-from secondsite.gateway.client import GatewayUnreachable
-from secondsite.gateway.messages import ProtectionState, ProtectionStatus
+from secondsite.gateway.control.client import GatewayUnreachable
+from secondsite.gateway.messages.gateway import ProtectionState, ProtectionStatus
 from support.gateway_pair import A, B, Pair
 
 RATE_MB_S, RPO_MAX_SECONDS = 54.0, 10.0

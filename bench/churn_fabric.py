@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import threading
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from multiprocessing.connection import Client, Connection
 from pathlib import Path
 
@@ -205,6 +205,7 @@ class HostFabric(MemoryFabric):
         machine: MachineId,
         disks: Sequence[DiskId] | None = None,  # noqa: ARG002 - each has one
         *,
+        left_out: Collection[DiskId] = (),  # noqa: ARG002
         taken: bool = False,  # noqa: ARG002
     ) -> HostSource:
         """See `Fabric`."""

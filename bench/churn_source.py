@@ -12,7 +12,7 @@ from pathlib import Path
 
 from bench.churn_fabric import HostFabric
 from secondsite.base.memory import give_back_large_buffers
-from secondsite.gateway.config import load_config
+from secondsite.gateway.common.config import load_config
 from secondsite.gateway.main import Gateway
 from support.gateway_pair import A
 

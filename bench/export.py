@@ -24,7 +24,7 @@ from bench import disks, journals
 from bench.measure import anonymous_mib, settle
 from bench.report import Figure, Report, median, spread
 from secondsite.base.units import MIB
-from secondsite.gateway.exports import ExportSpec, SocketAccess
+from secondsite.gateway.recovery.exports import ExportSpec, SocketAccess
 from support.nbd_peers import qemu_nbd, uri
 
 RANDOM_READS = 60_000
@@ -85,7 +85,8 @@ def serving(made: journals.Made, work: Path) -> Iterator[tuple[Path, int]]:
     (directory / "spec.json").write_bytes(msgspec.json.encode(spec))
     reading, writing = os.pipe()
     process = subprocess.Popen(
-        [sys.executable, "-m", "secondsite.gateway.export", str(directory), str(writing)], pass_fds=[writing]
+        [sys.executable, "-m", "secondsite.gateway.recovery.export", str(directory), str(writing)],
+        pass_fds=[writing],
     )
     os.close(writing)
     try:

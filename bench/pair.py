@@ -13,7 +13,7 @@ from pathlib import Path
 
 from bench.measure import anonymous_mib, cpu_seconds_of
 from secondsite.base.errors import SecondsiteError
-from secondsite.gateway.messages import ProtectionState, ProtectionStatus
+from secondsite.gateway.messages.gateway import ProtectionState, ProtectionStatus
 from secondsite.lab.gateways import Gateways
 from secondsite.lab.sites import Sites
 
@@ -89,13 +89,13 @@ class Pair:
             raise RuntimeError(f"there was no {code}")
         return datetime.fromisoformat(times[-1])
 
-    def wait_until_quiet(self, *, seconds: float = 120) -> None:
-        """Until neither gateway has used a twentieth of a core for a second."""
+    def wait_until_quiet(self, *, seconds: float = 120, cores: float = 0.05) -> None:
+        """Until both gateways together have used less than that, a twentieth of a core, for a second."""
         deadline = time.monotonic() + seconds
         while time.monotonic() < deadline:
             before = sum(map(cpu_seconds_of, self.gateway_pids()))
             time.sleep(1)
-            if sum(map(cpu_seconds_of, self.gateway_pids())) - before < 0.05:
+            if sum(map(cpu_seconds_of, self.gateway_pids())) - before < cores:
                 return
         raise RuntimeError("the gateways do not come to rest")
 

@@ -6,7 +6,7 @@ import json
 import os
 import platform
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -53,6 +53,12 @@ class Report:
     figures: list[Figure] = field(default_factory=list)
     quick: bool = False  # shorter runs, whose figures are not kept
     succeeded: list[str] = field(default_factory=list)  # names of benches that ran to their end
+    # the parts that were asked for, by what they differ in; a name that is missing: all of it
+    chosen: Mapping[str, frozenset[str]] = field(default_factory=dict)
+
+    def wants(self, of: str, value: str) -> bool:
+        """Whether a part is to be run, such as `wants("size", "64g")`."""
+        return of not in self.chosen or value in self.chosen[of]
 
     def add(self, *figures: Figure) -> None:
         """Keep and print."""

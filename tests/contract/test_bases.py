@@ -17,9 +17,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from secondsite.base.crash import MARKS
-from secondsite.gateway.basehost import AFTER_HOST, end_idle
-from secondsite.gateway.bases import BaseFormat, bases_under
-from secondsite.gateway.qcow2 import AFTER_RESIZE, Qcow2Base
+from secondsite.gateway.target.basehost import AFTER_HOST, end_idle
+from secondsite.gateway.target.bases import BaseFormat, bases_under
+from secondsite.gateway.target.qcow2 import AFTER_RESIZE, Qcow2Base
 from secondsite.journal.bases import BaseFailed, BaseImage, RawBase
 from secondsite.journal.bases_memory import MemoryBase
 from secondsite.journal.chain import Journal
@@ -398,7 +398,7 @@ def test_a_resize_that_is_killed_is_repeated(images: Kind, size: int) -> None:
     base.sync()
     base.close()
     script = (
-        "import sys; from pathlib import Path; from secondsite.gateway.qcow2 import Qcow2Base\n"
+        "import sys; from pathlib import Path; from secondsite.gateway.target.qcow2 import Qcow2Base\n"
         "Qcow2Base(Path(sys.argv[1]), run_directory=Path(sys.argv[2])).resize(int(sys.argv[3]))\n"
     )
     done = subprocess.run(
@@ -424,7 +424,7 @@ def test_a_host_whose_starter_died_is_ended_by_the_next_sweep(
     images.create(MIB).close()
     wait_gone(images.directory)
     script = (
-        "import sys; from pathlib import Path; from secondsite.gateway.qcow2 import Qcow2Base\n"
+        "import sys; from pathlib import Path; from secondsite.gateway.target.qcow2 import Qcow2Base\n"
         "base = Qcow2Base(Path(sys.argv[1]), read_only=True, run_directory=Path(sys.argv[2]))\n"
         "base.read_into(0, memoryview(bytearray(1)))\n"
     )

@@ -12,7 +12,14 @@ import pytest
 from secondsite.base.errors import SecondsiteError
 from secondsite.base.units import MIB
 from secondsite.fabrics.base import Capture, DiskCapture, Quiesce, Source
-from secondsite.fabrics.errors import MachineUnknown, SourceBusy, SourceGone, TrackingLost, Unprotectable
+from secondsite.fabrics.errors import (
+    MachineUnknown,
+    NotIsolated,
+    SourceBusy,
+    SourceGone,
+    TrackingLost,
+    Unprotectable,
+)
 from secondsite.model.extents import Extents
 from secondsite.model.ids import DiskId, MachineId
 from secondsite.model.machines import PowerState
@@ -89,6 +96,27 @@ def test_only_chosen_disks_are_captured(bench: Bench) -> None:
     with take(opened, None, "chosen") as capture:
         assert [disk.id for disk in capture.disks] == ["vdb"]
     opened.release()
+
+
+def test_a_disk_that_is_left_out_is_not_captured_and_read_whole_when_it_is_back(bench: Bench) -> None:
+    opened = bench.fabric.open_source(bench.machine)
+    names = [disk.id for disk in opened.machine.disks]
+    out = next(name for name in names if name != bench.disk)
+    with take(opened, None, "all") as capture:
+        assert [disk.id for disk in capture.disks] == names
+    fewer = bench.fabric.open_source(bench.machine, left_out=[out, DiskId("vdz")], taken=True)
+    bench.write(bench.free_offset, b"\x11" * PAGE)
+    with take(fewer, "all", "fewer") as capture:
+        assert [disk.id for disk in capture.disks] == [name for name in names if name != out]
+        assert capture.left_out == {}
+        assert covers(disk_of(capture, bench.disk).changed(), bench.free_offset, PAGE)
+    again = bench.fabric.open_source(bench.machine, taken=True)
+    with take(again, "fewer", "back") as capture:
+        assert [disk.id for disk in capture.disks] == names
+        assert disk_of(capture, out).untracked
+        assert not disk_of(capture, bench.disk).untracked
+    again.release()
+    assert list(again.checkpoints()) == []
 
 
 def test_first_capture_has_everything_allocated(bench: Bench, source: Source) -> None:
@@ -229,6 +257,14 @@ def test_a_second_source_finds_the_checkpoints_of_the_first(bench: Bench, source
     assert list(source.checkpoints()) == ["left", "more"]
 
 
+def test_what_it_lets_us_do_is_tried_and_leaves_nothing(bench: Bench) -> None:
+    before = [machine.id for machine in bench.fabric.machines()]
+    found = bench.fabric.readiness()
+    assert found
+    assert [(check.code, check.why) for check in found if not check.ok] == []
+    assert [machine.id for machine in bench.fabric.machines()] == before
+
+
 def test_isolated_network_is_made_once_and_removed(bench: Bench) -> None:
     made = bench.fabric.make_isolated_network("contract-isolated")
     assert made.isolated
@@ -263,3 +299,61 @@ def test_switched_off_it_is_gone_and_switched_on_it_goes_on(bench: Bench, source
         changed = disk_of(capture, bench.disk).changed()
         assert covers(changed, base + SPOT, PAGE)
         assert not covers(changed, base, PAGE)
+
+
+def power_of(bench: Bench) -> PowerState:
+    return next(found for found in bench.fabric.machines() if found.id == bench.machine).power
+
+
+def test_an_isolated_machine_stands_still_until_it_is_let_go(bench: Bench, source: Source) -> None:
+    fabric = bench.fabric
+    take(source, None, "before").close()
+    bench.write(bench.free_offset, b"\x6b" * PAGE)
+    assert fabric.isolated(bench.machine) is None
+    assert fabric.isolate(bench.machine, why="it runs elsewhere", autostart=True)
+    assert not fabric.isolate(bench.machine, why="again", autostart=True), "nothing was left to do"
+    assert (power_of(bench), fabric.isolated(bench.machine)) == (PowerState.PAUSED, "it runs elsewhere")
+    # its last writes are all there, and so is what tracks them
+    with take(source, "before", "held") as capture:
+        assert covers(disk_of(capture, bench.disk).changed(), bench.free_offset, PAGE)
+    fabric.lift_isolation(bench.machine, run=True)
+    fabric.lift_isolation(bench.machine, run=True)
+    assert (power_of(bench), fabric.isolated(bench.machine)) == (PowerState.RUNNING, None)
+    with pytest.raises(MachineUnknown):
+        fabric.isolate(MachineId(str(uuid.uuid4())), why="-", autostart=False)
+    assert fabric.isolated(MachineId(str(uuid.uuid4()))) is None
+
+
+def test_only_an_isolated_machine_is_removed(bench: Bench) -> None:
+    for disks in (False, True):
+        with pytest.raises(NotIsolated, match="not isolated"):
+            bench.fabric.remove_machine(bench.machine, disks=disks)
+    assert power_of(bench) is PowerState.RUNNING
+    assert list(bench.fabric.remove_machine(MachineId(str(uuid.uuid4())), disks=True)) == []
+
+
+def test_a_machine_that_is_off_is_held_open_to_be_captured_and_keeps_its_tracking(
+    bench: Bench, source: Source
+) -> None:
+    take(source, None, "before").close()
+    bench.write(bench.free_offset, b"\x6c" * PAGE)
+    bench.power_off()
+    bench.fabric.isolate(bench.machine, why="it is moved", autostart=True)
+    try:
+        bench.fabric.hold_open(bench.machine)
+        bench.fabric.hold_open(bench.machine)
+        assert power_of(bench) is PowerState.PAUSED
+        with take(source, "before", "last") as capture:
+            disk = disk_of(capture, bench.disk)
+            assert covers(disk.changed(), bench.free_offset, PAGE)
+            assert content(disk, bench.free_offset, PAGE) == b"\x6c" * PAGE
+        bench.fabric.power_off(bench.machine)
+        bench.fabric.power_off(bench.machine)
+        assert source.power() is PowerState.OFF
+        bench.fabric.hold_open(bench.machine)
+        with take(source, "last", None) as capture:
+            assert disk_of(capture, bench.disk).changed().total_bytes == 0, "nothing executed meanwhile"
+        bench.fabric.power_off(bench.machine)
+    finally:
+        bench.fabric.lift_isolation(bench.machine, run=False)
+        bench.power_on()

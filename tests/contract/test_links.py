@@ -12,7 +12,8 @@ import pytest
 
 from secondsite.base.clock import SystemClock
 from secondsite.base.errors import SecondsiteError
-from secondsite.gateway.receive import GatewayReceiver, PeerRule
+from secondsite.gateway.failover.stopped import stopped_on
+from secondsite.gateway.target.receive import GatewayReceiver, PeerRule
 from secondsite.journal.chain import Journal
 from secondsite.journal.names import log_name, segment_name, wrapped_key_name
 from secondsite.journal.store import ObjectMissing
@@ -31,6 +32,7 @@ from secondsite.transfer.protocols import (
     Link,
     Peer,
     Receiver,
+    StopNote,
     error_code,
 )
 from support.transfer import DISK, KEY, MACHINE, OTHER_MACHINE, Certificates, Events, Made, Maker, new_machine
@@ -292,6 +294,28 @@ def test_a_peer_writes_only_what_it_may(rig: Rig) -> None:
     _refused(lambda: maker.claim(rig.other), "link.claim-refused")
     assert Maker(3, fresh := new_machine()).claim(rig.other) == 1
     assert rig.other.head(fresh).claimant == THIRD
+
+
+def test_a_stop_counts_on_the_newest_record_until_it_is_void(rig: Rig) -> None:
+    maker = Maker()
+    maker.claim(rig.link)
+    note = StopNote(machine=MACHINE, operation="5" * 32, point=1)
+    _refused(lambda: rig.link.note_stop(note), "link.stop-refused")  # a claim holds nothing
+    made = maker.segment()
+    rig.link.send_segment(MACHINE, made.ref, made.data)
+    last = msgspec.structs.replace(note, point=rig.link.commit(maker.proposal(made)).number)
+    journal = rig.receiver.journal(MACHINE)
+    for _ in range(2):
+        rig.link.note_stop(last)
+        assert stopped_on(journal, last.point) is not None
+    assert stopped_on(journal, last.point + 1) is None
+    _refused(lambda: rig.other.note_stop(last), "link.peer-not-allowed")
+    _refused(lambda: rig.link.note_stop(msgspec.structs.replace(last, operation="x")), "link.protocol")
+    for _ in range(2):
+        rig.link.note_stop(msgspec.structs.replace(last, point=0))
+        assert stopped_on(journal, last.point) is None
+    _refused(lambda: rig.link.note_stop(last), "link.stop-refused")  # it was on its way
+    assert stopped_on(journal, last.point) is None
 
 
 def test_a_wrapped_key_never_changes(rig: Rig) -> None:

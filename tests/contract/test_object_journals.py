@@ -16,8 +16,8 @@ import pytest
 from secondsite.base.clock import SystemClock
 from secondsite.base.units import MIB
 from secondsite.fabrics.memory import MemoryFabric
-from secondsite.gateway.messages import ProtectionState
-from secondsite.gateway.views import open_point_view
+from secondsite.gateway.messages.gateway import ProtectionState
+from secondsite.gateway.target.views import open_point_view
 from secondsite.journal.chain import Journal, machines
 from secondsite.journal.names import log_name
 from secondsite.journal.store import ObjectExists, ObjectMissing, ObjectStore, StoreLocked, StoreUnavailable

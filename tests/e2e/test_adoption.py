@@ -1,4 +1,8 @@
-"""A real guest whose disks were copied to the other site before: only what differs travels."""
+"""A real guest whose disks were copied to the other site before: only what differs travels.
+
+Asked of the gateways themselves, where the images lie; `item adopt` asks the same of them
+(tests/unit/server/items/test_protect.py).
+"""
 
 from __future__ import annotations
 
@@ -9,7 +13,13 @@ from pathlib import Path
 import pytest
 
 from secondsite.base.units import MIB
-from secondsite.gateway.adoptmessages import ENDED, AdoptImage, AdoptionState, AdoptionStatus, AdoptRequest
+from secondsite.gateway.messages.adoption import (
+    ENDED,
+    AdoptImage,
+    AdoptionState,
+    AdoptionStatus,
+    AdoptRequest,
+)
 from secondsite.lab import processes
 from support.pair import Pair, running_pair
 

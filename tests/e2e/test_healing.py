@@ -1,7 +1,8 @@
 """The healing matrix on a real hypervisor: what befalls a source is told, healed cheaply, costs no point.
 
 The rows that need no hypervisor are in tests/unit/gateway/test_healing.py; docs/healing.md has the whole
-table. One guest lives through all of this in any order, with its workload writing.
+table. One guest lives through all of this in any order, with its workload writing. What befalls a source is
+healed by its gateway alone, so there is no server.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ import libvirt
 import pytest
 
 from secondsite.base.units import MIB
-from secondsite.gateway.messages import PointSummary
+from secondsite.gateway.messages.gateway import PointSummary
 from secondsite.lab import processes
 from secondsite.lab.place import Site
 from secondsite.model.events import Event

@@ -39,6 +39,7 @@ def placed(line: str, root: Path) -> str:
         ("RECOVERY_KEY", str(root / "safe" / "vault.key")),
         ("STORE", f"file://{root}/B/gateway/store"),
         ("lab up", f"lab up --root {root}"),
+        ("lab run", f"lab run --root {root}"),
         ("lab down", f"lab down --root {root}"),
     ):
         line = line.replace(word, meant)
@@ -73,9 +74,12 @@ def test_the_walk(lab_root: Path) -> None:
             timeout=240,
         )
         assert done.returncode == 0, f"{line}\n{done.stdout}\n{done.stderr}"
-        outputs[line.split("secondsite ", 1)[1].split(" --")[0]] = done.stdout
-    assert "shop" in outputs["inventory"]
-    assert "Protected" in outputs["status"] or "protected" in outputs["status"]
+        outputs[shown.split("secondsite ", 1)[1].split(" --")[0]] = done.stdout
+    assert "gateway-b" in outputs["lab run gateway list"]
+    assert "shop" in outputs["lab run site machines"]
+    assert "Protected" in outputs["lab run item show North shop"]
+    assert "Succeeded" in outputs["lab run job list"]
+    assert "Protected" in outputs["status"]
     assert "ApplicationConsistent" in outputs["points list shop"]
     assert "shop-test" in outputs["test-failover list"]
     assert not lab_root.exists()

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+import secrets
 import shutil
 import subprocess
 import sys
@@ -21,7 +22,7 @@ from pathlib import Path
 import pytest
 
 from secondsite.base.units import MIB
-from secondsite.gateway import status
+from secondsite.gateway.source import status
 from secondsite.journal.chain import Journal
 from secondsite.journal.store_local import LocalStore
 from secondsite.lab.machine import create_guest, wait_console
@@ -127,14 +128,18 @@ def test_damaged_object(hosts: Hosts) -> None:
     hosts.start("B")
     hosts.start("A")
     hosts.protect()
-    hosts.fabric.write(hosts.machine, "vdb", 65536, bytes(range(256)) * 256)
-    with hosts.client("A") as client:
-        number = client.take_point(MACHINE).number
-    content = hosts.read_point(number)
     store = hosts.path("B", "/srv/replicas")
-    shutil.copytree(store, hosts.safe / "copy-of-replicas")
     journal = Journal(LocalStore(store), hosts.machine, hosts.vault)
-    [name] = [journal.segment_name(ref) for ref in journal.point(number).segments if ref.disk == "vdb"]
+    names: list[str] = []
+    while not names:  # a point of the copy frequency may come first and have what was written
+        hosts.fabric.write(hosts.machine, "vdb", 65536, secrets.token_bytes(65536))
+        with hosts.client("A") as client:
+            number = client.take_point(MACHINE).number
+        segments = journal.point(number).segments
+        names = [journal.segment_name(segment) for segment in segments if segment.disk == "vdb"]
+    [name] = names
+    content = hosts.read_point(number)
+    shutil.copytree(store, hosts.safe / "copy-of-replicas")
     turn_a_byte(store / name)
     damaged = page("damaged object")
     printed = be_sure(hosts, damaged)[-1]
@@ -191,7 +196,7 @@ def served(root: Path) -> list[str]:
         if entry.name.isdigit():
             with contextlib.suppress(OSError):
                 words = (entry / "cmdline").read_bytes()
-                found += [entry.name] if b"gateway.export" in words and bytes(root) in words else []
+                found += [entry.name] if b"gateway.recovery.export" in words and bytes(root) in words else []
     return found
 
 

@@ -23,7 +23,7 @@ from cryptography import x509
 
 from secondsite.base.clock import SystemClock
 from secondsite.transfer.pki import Authority
-from support.databases import KINDS, Databases
+from support.databases import Databases
 from support.server import Answer, Caller, tls_caller, trusting
 
 START_SECONDS_MAX = 60.0
@@ -119,9 +119,9 @@ def _log_in(server: ServerProcess) -> None:
     assert "as owner" in ran.stdout
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_from_the_first_start_to_a_second_person(databases: Databases, kind: str, tmp_path: Path) -> None:
-    with databases.empty(kind) as url, running_server(tmp_path, f'database = "{url}"') as server:
+def test_from_the_first_start_to_a_second_person(databases: Databases, tmp_path: Path) -> None:
+    """On PostgreSQL: all others here have a server on SQLite, and people are tried on both elsewhere."""
+    with databases.empty("postgresql") as url, running_server(tmp_path, f'database = "{url}"') as server:
         _first_day(server, tmp_path)
 
 
@@ -268,9 +268,15 @@ def test_a_certificate_of_another_authority_or_an_old_one_is_refused(
     assert server.call()("GET", "/api/v1/health").status == 200
 
 
-def test_a_second_server_at_the_same_address_is_told(server: ServerProcess) -> None:
-    ran = server.command("server", "--config", str(server.home / "server.toml"))
-    assert ran.returncode == 5
+def test_a_second_server_at_the_same_address_or_state_is_told(server: ServerProcess, tmp_path: Path) -> None:
+    config = server.home / "server.toml"
+    ran = server.command("server", "--config", str(config))
+    assert ran.returncode == 4
+    assert "standby.server-runs" in ran.stderr
+    other = tmp_path / "other.toml"
+    other.write_text(config.read_text().replace(str(server.state), str(tmp_path / "state")))
+    ran = server.command("server", "--config", str(other))
+    assert ran.returncode == 5, ran.stderr
     assert "server.address" in ran.stderr
 
 

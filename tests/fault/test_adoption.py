@@ -17,11 +17,13 @@ import pytest
 from secondsite.base.errors import RemoteError
 from secondsite.base.units import KIB, MIB
 from secondsite.cli.main import main
-from secondsite.gateway import adopt, adoptseal, replicate, resync
-from secondsite.gateway.adoptmessages import AdoptionState
-from secondsite.gateway.adoptseal import make_tables
-from secondsite.gateway.receive import GatewayReceiver
-from secondsite.gateway.seed import Seed
+from secondsite.gateway.adopt import seal as adoptseal
+from secondsite.gateway.adopt import service as adopt
+from secondsite.gateway.adopt.seal import make_tables
+from secondsite.gateway.messages.adoption import AdoptionState
+from secondsite.gateway.source import copying, resync
+from secondsite.gateway.source.firstcopying import Seed
+from secondsite.gateway.target.receive import GatewayReceiver
 from secondsite.journal.chain import Journal
 from secondsite.model.ids import KeyId, MachineId
 from secondsite.model.points import PointProposal
@@ -199,7 +201,7 @@ def test_one_that_is_given_up_leaves_nothing(sites: Sites, monkeypatch: pytest.M
 def test_a_copy_over_the_network_under_way_begins_again(
     sites: Sites, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(replicate, "Seed", functools.partial(Seed, slice_bytes=MIB))
+    monkeypatch.setattr(copying, "Seed", functools.partial(Seed, slice_bytes=MIB))
     gate, reached = threading.Event(), threading.Event()
     piece = Seed._slice
 
@@ -351,7 +353,7 @@ def test_an_image_that_changes_while_it_is_read_is_not_adopted(
 def test_a_target_restarted_in_the_middle_of_the_comparison_goes_on(
     sites: Sites, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(replicate, "Seed", functools.partial(Seed, slice_bytes=MIB))
+    monkeypatch.setattr(copying, "Seed", functools.partial(Seed, slice_bytes=MIB))
     gate, reached = threading.Event(), threading.Event()
     piece = Seed._slice
 

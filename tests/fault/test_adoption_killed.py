@@ -5,8 +5,6 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
-import subprocess
-import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,7 +14,7 @@ import pytest
 from secondsite.base.crash import MARKS
 from secondsite.base.errors import SecondsiteError
 from secondsite.base.units import KIB, MIB
-from secondsite.gateway.adoptmessages import AdoptImage, AdoptionState, AdoptRequest
+from secondsite.gateway.messages.adoption import AdoptImage, AdoptionState, AdoptRequest
 from secondsite.journal.chain import Journal
 from secondsite.journal.keys import KeyRing
 from secondsite.journal.store_local import LocalStore
@@ -24,10 +22,10 @@ from secondsite.journal.view import open_view
 from secondsite.model.ids import DiskId, MachineId
 from support import guest_log
 from support.adoption import Sites
+from support.forked import forked_gateway
 from support.gateway_pair import A, B, Pair
 
 pytestmark = pytest.mark.fault
-ROOT = Path(__file__).resolve().parents[2]
 
 ADOPTED_MARKS = [
     "adopt.before-put",
@@ -62,11 +60,11 @@ def target_killed_at(sites: Sites, crash: str) -> Iterator[None]:
     """Gateway B as a process of its own, which is dead in the end; then one in this process again."""
     sites.pair.stop_b()
     config = sites.pair.config(B, listen=sites.address[1], peers={A: "https://127.0.0.1:1"})
-    environment = {**os.environ, "PYTHONPATH": f"{ROOT / 'src'}", "SECONDSITE_CRASH_AT": crash}
     output = sites.root / "b.log"
     with output.open("wb") as file:
-        command = [sys.executable, "-m", "secondsite", "gateway", "--config", str(config)]
-        process = subprocess.Popen(command, env=environment, stdout=file, stderr=file)
+        process = forked_gateway(
+            "gateway", "--config", str(config), module="secondsite", output=file, crash_at=crash
+        )
     try:
         sites.until(sites.b_answers, "B's control socket")
         yield
@@ -108,7 +106,7 @@ def test_one_that_failed_is_cleared_up_after_a_kill(sites: Sites, crash: str) ->
 def test_planted_bug_a_part_sealed_again_over_what_a_kill_left_is_caught(
     sites: Sites, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("secondsite.gateway.adoptseal.drop_objects", lambda journal, refs: None)
+    monkeypatch.setattr("secondsite.gateway.adopt.seal.drop_objects", lambda journal, refs: None)
     with pytest.raises(AssertionError):
         test_a_target_killed_anywhere_goes_on(sites, "adopt.after-put:2")
 
@@ -158,14 +156,9 @@ def _guest(root: Path, count: int, *, seed: int = 3) -> dict[str, bytes]:
 
 def _run_source(pair: Pair, root: Path, address: tuple[str, int], crash: str) -> None:
     """A gateway that dies at the mark, or one that gets there."""
-    command = [sys.executable, "-m", "support.gateway_process"]
-    command += [str(pair.config_a(address)), str(root / "guest")]
-    environment = {**os.environ, "PYTHONPATH": f"{ROOT / 'tests'}:{ROOT / 'src'}"}
-    environment["TEST_SLICE_BYTES"] = str(MIB)
-    if crash:
-        environment["SECONDSITE_CRASH_AT"] = crash
+    config, guest = str(pair.config_a(address)), str(root / "guest")
     with (root / "a.log").open("ab") as output:
-        process = subprocess.Popen(command, env=environment, stderr=output, stdout=output)
+        process = forked_gateway(config, guest, output=output, crash_at=crash, TEST_SLICE_BYTES=str(MIB))
     try:
         Sites.wait(lambda: _status(pair) is not None, "the control socket")
         if crash:

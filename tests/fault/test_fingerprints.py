@@ -13,9 +13,9 @@ import pytest
 from secondsite.base.clock import SystemClock
 from secondsite.base.crash import MARKS
 from secondsite.base.units import MIB
-from secondsite.gateway import fingerprints as module
-from secondsite.gateway.fingerprints import Fingerprints
-from secondsite.gateway.receive import AFTER_COMMIT, GatewayReceiver, PeerRule
+from secondsite.gateway.target import machinetables as module
+from secondsite.gateway.target.fingerprints import Fingerprints
+from secondsite.gateway.target.receive import AFTER_COMMIT, GatewayReceiver, PeerRule
 from secondsite.journal import chain
 from secondsite.journal.chain import Journal
 from secondsite.journal.keys import DiskKey

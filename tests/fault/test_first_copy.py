@@ -15,10 +15,10 @@ import pytest
 from secondsite.base.units import KIB, MIB
 from secondsite.fabrics.base import Quiesce
 from secondsite.fabrics.memory import MemoryCapture, MemorySource
-from secondsite.gateway import replicate
-from secondsite.gateway.receive import PeerRule
-from secondsite.gateway.replicate import Replication
-from secondsite.gateway.seed import Seed
+from secondsite.gateway.source import copying, replicate
+from secondsite.gateway.source.firstcopying import Seed
+from secondsite.gateway.source.replicate import Replication
+from secondsite.gateway.target.receive import PeerRule
 from secondsite.model.states import ItemState
 from support.source_rig import US, Rig
 
@@ -34,7 +34,7 @@ class Slices:
         self.slices = 0
         self.gate: threading.Event | None = None  # captures wait for it
         self.hold_from = 0  # the slice before which they do
-        patch.setattr(replicate, "Seed", functools.partial(Seed, slice_bytes=MIB))
+        patch.setattr(copying, "Seed", functools.partial(Seed, slice_bytes=MIB))
         original = MemorySource.capture
 
         def capture(

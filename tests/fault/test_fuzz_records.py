@@ -29,12 +29,17 @@ from secondsite.base.clock import SystemClock
 from secondsite.base.errors import SecondsiteError
 from secondsite.base.parse import JSON_ERRORS
 from secondsite.base.units import MIB
-from secondsite.gateway import messages, subblocks, tables
-from secondsite.gateway.desired import DesiredState
-from secondsite.gateway.receive import GatewayReceiver, PeerRule
-from secondsite.gateway.seed import read_note
-from secondsite.gateway.subblocks import SubBlockTable
-from secondsite.gateway.tables import DigestTable
+from secondsite.gateway.common.desired import DesiredState
+from secondsite.gateway.messages import failover as failovermessages
+from secondsite.gateway.messages import gateway as messages
+from secondsite.gateway.messages import retention as retentionmessages
+from secondsite.gateway.messages import seeding as seedmessages
+from secondsite.gateway.messages import testfailover as testmessages
+from secondsite.gateway.source import subblocks, tables
+from secondsite.gateway.source.firstcopying import read_note
+from secondsite.gateway.source.subblocks import SubBlockTable
+from secondsite.gateway.source.tables import DigestTable
+from secondsite.gateway.target.receive import GatewayReceiver, PeerRule
 from secondsite.journal import pages
 from secondsite.journal.base_sums import put_sums, read_rows, read_sums
 from secondsite.journal.chain import Journal
@@ -345,10 +350,9 @@ def test_a_hostile_proposal_is_refused_or_leaves_a_journal_that_can_be_read(fiel
 def message_types() -> list[type[msgspec.Struct]]:
     return [
         kind
-        for kind in vars(messages).values()
-        if isinstance(kind, type)
-        and issubclass(kind, msgspec.Struct)
-        and kind.__module__ == messages.__name__
+        for module in (messages, failovermessages, retentionmessages, seedmessages, testmessages)
+        for kind in vars(module).values()
+        if isinstance(kind, type) and issubclass(kind, msgspec.Struct) and kind.__module__ == module.__name__
     ]
 
 
@@ -412,8 +416,35 @@ def test_desired_state(tmp_path: Path) -> None:
             {"machine": str(MACHINE), "name": "web", "peer": "b", "disks": ["vda"], "copyFrequencySeconds": 5}
         ],
     }
-    for _ in range(TIMES):
-        path.write_bytes(mutated_json(sample, chance))
+    now = {
+        "version": 2,
+        "server": "s",
+        "generation": 3,
+        "protections": [
+            {
+                "machine": str(MACHINE),
+                "name": "web",
+                "peer": "b",
+                "policy": {"copyFrequencySeconds": 5, "bandwidth": [{"from": "08:00", "until": "18:00"}]},
+                "item": "i",
+                "revision": 3,
+            }
+        ],
+        "replicas": [
+            {
+                "item": "i",
+                "revision": 3,
+                "machine": str(MACHINE),
+                "name": "web",
+                "source": "a",
+                "retention": "all:2h",
+            }
+        ],
+        "peers": [{"name": "b", "url": "https://b:9443"}],
+        "ended": {"j": 2},
+    }
+    for turn in range(TIMES):
+        path.write_bytes(mutated_json(sample if turn % 2 else now, chance))
         with contextlib.suppress(SecondsiteError):
             DesiredState(path).all()
 

@@ -7,11 +7,8 @@ catches up.
 from __future__ import annotations
 
 import contextlib
-import os
 import random
 import signal
-import subprocess
-import sys
 import tempfile
 import threading
 from collections.abc import Callable, Iterator
@@ -23,17 +20,17 @@ from secondsite.base.clock import SystemClock
 from secondsite.base.crash import MARKS
 from secondsite.base.errors import SecondsiteError
 from secondsite.base.units import KIB, MIB
-from secondsite.gateway.messages import ProtectionState
+from secondsite.gateway.messages.gateway import ProtectionState
 from secondsite.journal.chain import Journal
 from secondsite.journal.keys import KeyRing
 from secondsite.journal.store_local import LocalStore
 from secondsite.journal.view import open_view
 from secondsite.model.ids import MachineId
+from support.forked import Forked, forked_gateway
 from support.gateway_pair import A, B, Pair
 from support.guest_log import DISKS, MACHINE, GuestLog, contents_at, positions_of
 
 pytestmark = pytest.mark.fault
-ROOT = Path(__file__).resolve().parents[2]
 SECONDS = 60.0
 
 CRASHES = [
@@ -62,19 +59,15 @@ class Killed:
         self.chance = random.Random(11)
         self.address = self.pair.start_b()
         self.config = self.pair.config_a(self.address)
-        self.process: subprocess.Popen[bytes] | None = None
+        self.process: Forked | None = None
         self.clock, self.never = SystemClock(), threading.Event()
 
     def start(self, crash: str = "", *, slice_bytes: int = 0) -> None:
-        environment = {**os.environ, "PYTHONPATH": f"{ROOT / 'tests'}:{ROOT / 'src'}"}
-        environment["TEST_SLICE_BYTES"] = str(slice_bytes)
-        if crash:
-            environment["SECONDSITE_CRASH_AT"] = crash
-        command = [
-            sys.executable, "-m", "support.gateway_process", str(self.config), str(self.guest_dir)
-        ]  # fmt: skip
+        config, guest = str(self.config), str(self.guest_dir)
         with (self.pair.root / "a.log").open("ab") as output:
-            self.process = subprocess.Popen(command, env=environment, stderr=output, stdout=output)
+            self.process = forked_gateway(
+                config, guest, output=output, crash_at=crash, TEST_SLICE_BYTES=str(slice_bytes)
+            )
 
     def scribble(self) -> None:
         disk = self.chance.choice(list(DISKS))

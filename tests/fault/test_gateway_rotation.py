@@ -8,8 +8,6 @@ from __future__ import annotations
 import contextlib
 import shutil
 import signal
-import subprocess
-import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,11 +16,12 @@ import pytest
 
 from secondsite.base import crash
 from secondsite.base.errors import RemoteError, SecondsiteError
-from secondsite.gateway import keyrotation, sourcekeys
-from secondsite.gateway.client import GatewayUnreachable
-from secondsite.gateway.keymessages import FinishRotation, KeyPhase, KeyStatus, RenewDataKeys
-from secondsite.gateway.messages import FileIdentity
-from secondsite.gateway.views import open_point_definition
+from secondsite.gateway.control.client import GatewayUnreachable
+from secondsite.gateway.keys import rotation as keyrotation
+from secondsite.gateway.keys import sourcekeys
+from secondsite.gateway.messages.gateway import FileIdentity
+from secondsite.gateway.messages.keys import FinishRotation, KeyPhase, KeyStatus, RenewDataKeys
+from secondsite.gateway.target.views import open_point_definition
 from secondsite.journal import chain, key_rotation
 from secondsite.journal.chain import Journal
 from secondsite.journal.keys import KeyRing, VaultKey
@@ -31,12 +30,11 @@ from secondsite.journal.store_local import LocalStore
 from secondsite.journal.view import open_view
 from secondsite.lab import processes
 from secondsite.model.ids import MachineId
-from support.control import command_environment
+from support.forked import GATEWAY, Forked, forked_gateway
 from support.gateway_pair import A, B, Pair
 from support.guest_log import MACHINE, GuestLog, contents_at, positions_of
 
 pytestmark = pytest.mark.fault
-ROOT = Path(__file__).resolve().parents[2]
 
 
 class Site:
@@ -52,19 +50,18 @@ class Site:
         self.new.save(self.copy)
         self.port = self.pair.start_b()[1]  # for a free port
         self.pair.stop_b()
-        self.processes: dict[str, subprocess.Popen[bytes]] = {}
+        self.processes: dict[str, Forked] = {}
 
     def start(self, name: str, crash_at: str = "") -> None:
-        environment = command_environment(SECONDSITE_CRASH_AT=crash_at)
-        environment["PYTHONPATH"] = f"{ROOT / 'tests'}:{ROOT / 'src'}"
         if name == A:
             config = self.pair.config_a(("127.0.0.1", self.port))
-            command = [sys.executable, "-m", "support.gateway_process", str(config), str(self.guest_dir)]
+            words, module = [str(config), str(self.guest_dir)], GATEWAY
         else:
             config = self.pair.config(B, listen=self.port, peers={A: "https://127.0.0.1:1"})
-            command = [sys.executable, "-m", "secondsite", "gateway", "--config", str(config)]
+            words, module = ["gateway", "--config", str(config)], "secondsite"
         with (self.pair.root / f"{name}.log").open("ab") as output:
-            self.processes[name] = subprocess.Popen(command, env=environment, stderr=output, stdout=output)
+            made = forked_gateway(*words, module=module, output=output, crash_at=crash_at)
+            self.processes[name] = made
 
     def stop(self, name: str) -> None:
         process = self.processes.pop(name, None)

@@ -5,16 +5,21 @@ from __future__ import annotations
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 import pytest
 
 from secondsite.base.units import KIB, MIB
-from secondsite.gateway import subblocks
-from secondsite.gateway.replicate import Replication
-from secondsite.gateway.subblocks import SideLog, SubBlockTable
+from secondsite.gateway.source import subblocks
+from secondsite.gateway.source.pace import Policy
+from secondsite.gateway.source.replicate import Replication
+from secondsite.gateway.source.subblocks import SideLog, SubBlockTable
 from secondsite.journal.digests import values_of
+from secondsite.model.events import Event
 from secondsite.model.states import ItemState
+from secondsite.transfer.errors import LinkDown
+from secondsite.transfer.shipping import Shipment
 from support.source_rig import Rig
 
 pytestmark = pytest.mark.fault
@@ -78,7 +83,7 @@ def test_an_abandoned_cycle_leaves_nothing_in_the_table(rig: Rig) -> None:
     rig.fabric.write(rig.machine, "vda", 0, b"A" * 8 * KIB)
     rig.memory_link.cut()
     sealed = len(rig.shipper.shipments(rig.machine))
-    replication.set_policy(replication._policy.__class__(copy_frequency_seconds=0.02))
+    replication.set_policy(Policy(copy_frequency_seconds=0.02))
     rig.until(lambda: len(rig.shipper.shipments(rig.machine)) > sealed, "a cycle is captured")
     rig.until(lambda: bool(replication._line.pending), "and sealed")
     replication._line.give_up("a test loses it", replication._hooks)
@@ -105,7 +110,7 @@ def test_cache_lost_starts_again_from_the_last_committed_checkpoint(rig: Rig) ->
     check_next_point(rig, replication)
     rig.memory_link.cut()
     rig.scribble(20)
-    replication.set_policy(replication._policy.__class__(copy_frequency_seconds=0.02))
+    replication.set_policy(Policy(copy_frequency_seconds=0.02))
     rig.until(lambda: len(replication._line.pending) >= 3, "cycles wait for the link")
     rig.close()
     shutil.rmtree(rig.directory / "spool")
@@ -212,7 +217,7 @@ def test_another_writers_claim_holds_the_source(rig: Rig) -> None:
     )
     last = rig.points()[-1].number
     rig.until(lambda: "replicate.held" in rig.codes(), "the hold")
-    assert replication.board.state is ItemState.PAUSED
+    rig.until(lambda: replication.board.state is ItemState.PAUSED, "its state, which follows what is told")
     assert rig.points()[-1].number == last, "no point of the old epoch counts after the claim"
 
 
@@ -262,3 +267,31 @@ def test_at_most_six_checkpoints_while_the_link_is_cut(rig: Rig) -> None:
 def test_values_keep_unknown_zero_and_digests_apart() -> None:
     digests = np.array([[0, 0], [0, 5], [1, 7], [9, 0]], dtype=np.uint64)
     assert values_of(digests).tolist() == [1, 7, 7, 9]
+
+
+def test_a_first_point_that_an_earlier_process_sealed_ends_the_first_copy(rig: Rig) -> None:
+    """Its state would stay that of the beginning for good, and a job of the server would wait for ever."""
+    rig.scribble(20)
+    with mock.patch.object(rig.memory_link, "commit", side_effect=LinkDown(peer="gateway-b", why="cut")):
+        replication = rig.open(frequency_seconds=3600)
+        rig.until(lambda: bool(_sealed(rig)), "a sealed point")
+        assert replication.board.state is ItemState.INITIAL_REPLICATION
+        rig.close()
+    replication = rig.open(frequency_seconds=3600, start=False)
+    assert _sealed(rig)
+    replication.start()
+    rig.until(lambda: replication.board.state is ItemState.PROTECTED, "Protected")
+    told = [entry.text for entry in _events(rig) if entry.code == "item.state"]
+    assert [text.split(" is ")[1].split()[0] for text in told][-2:] == [
+        "InitialReplicationInProgress",
+        "Protected",
+    ]
+    check_next_point(rig, replication)
+
+
+def _sealed(rig: Rig) -> list[Shipment]:
+    return [one for one in rig.shipper.shipments(rig.machine) if one.proposal is not None]
+
+
+def _events(rig: Rig) -> list[Event]:
+    return [event for _, event in rig.events.since(0, 10_000)]

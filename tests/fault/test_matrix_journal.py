@@ -13,22 +13,26 @@ from dataclasses import replace
 import msgspec
 import pytest
 
+from secondsite.base.clock import Clock
 from secondsite.base.errors import SecondsiteError
-from secondsite.gateway.intake import Upload
-from secondsite.gateway.receive import GatewayReceiver, PeerRule
-from secondsite.gateway.upkeep import Upkeep
+from secondsite.gateway.target.intake import Upload
+from secondsite.gateway.target.receive import GatewayReceiver, PeerRule
+from secondsite.gateway.target.upkeep import Upkeep
+from secondsite.journal import drop as dropping
 from secondsite.journal import merge as merging
 from secondsite.journal import promote as promotion
 from secondsite.journal.bases_memory import MemoryBase
 from secondsite.journal.chain import Journal
 from secondsite.journal.chain_errors import HeadMoved
+from secondsite.journal.drop import bases_removed, delete_dropped, drop_points
 from secondsite.journal.merge import abandon
+from secondsite.journal.names import log_prefix, machine_prefix, segments_prefix
 from secondsite.journal.page_write import delete_pages, write_page
 from secondsite.journal.segment import SegmentHead, SegmentWriter
-from secondsite.journal.state import State
+from secondsite.journal.state import Dropped, State
 from secondsite.journal.sweep import delete_promoted, delete_retired, garbage
 from secondsite.model.ids import SegmentId
-from secondsite.model.points import SegmentRef, Span
+from secondsite.model.points import Claim, Point, SegmentRef, Span
 from secondsite.model.retention import RetentionPolicy
 from secondsite.transfer.protocols import Peer, SegmentName
 from support.crash_matrix import Case, Scene, run_case, run_twice
@@ -113,6 +117,30 @@ def dead_epoch() -> Scene:
     return made
 
 
+class TakenOver(Scene):
+    """Once its points are deleted the next one has to be whole."""
+
+    def random_point(self) -> Point:
+        if self.points:
+            return super().random_point()
+        self.newest = None
+        for disk in DISKS:
+            self.now[disk][:] = bytes(len(self.now[disk]))
+            self.bases.pop(disk, None)
+        return self.add_point({disk: [[(0, 65, "random")]] for disk in DISKS})
+
+
+def taken_over() -> Scene:
+    made = TakenOver(1)
+    made.claim()
+    for _ in range(6):
+        made.random_point()
+    made.promote(number(made, 0))
+    made.merge(number(made, 1), number(made, 3))
+    made.claim("gateway-b")
+    return made
+
+
 def many_points() -> Scene:
     made = scene(0)
     for turn in range(70):
@@ -159,6 +187,19 @@ def pages(made: Scene) -> None:
     delete_pages(made.journal)
     while write_page(made.journal, made.ring, without=set()) is not None:
         pass
+
+
+def drop(made: Scene) -> None:
+    """All points deleted together at a commit."""
+    claim = made.journal.head().claim
+    assert claim is not None
+    drop_points(made.journal, claim, clock=made.clock)
+    delete_dropped(made.journal)
+    bases_removed(made.journal, lambda _: True)
+    made.settle()
+    left = {name.split("/")[2] for name in made.store.list(machine_prefix(MACHINE))}
+    assert left == {"log", "state"}
+    assert len(list(made.store.list(log_prefix(MACHINE)))) == 1
 
 
 def upkeep(policy: str, *, bases: bool = True) -> Callable[[Scene], object]:
@@ -256,6 +297,7 @@ CASES = [
     Case("merge of resized disks", resized, merge_between(0, -1), stride=7),
     Case("deletion once a reader is gone", let_go, retire, stride=5),
     Case("garbage", dead_epoch, collect, stride=1),
+    Case("deletion of all points", taken_over, drop, stride=7),
     Case("pages", many_points, pages, stride=12),
     Case("upkeep to the latest point", lambda: scene(6), upkeep("latest"), stride=16),
     Case("upkeep without bases", lambda: scene(6), upkeep("latest", bases=False), stride=12),
@@ -319,6 +361,18 @@ def commit_without_looking(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(Upload, "finish", lambda self: self.suspend())
 
 
+def deleted_before_hidden(patch: pytest.MonkeyPatch) -> None:
+    """Objects go while points that need them are listed."""
+    real = dropping.drop_points
+
+    def late(journal: Journal, claim: Claim, *, clock: Clock) -> Dropped:
+        for name in list(journal.store.list(segments_prefix(journal.machine))):
+            journal.store.delete(name)
+        return real(journal, claim, clock=clock)
+
+    patch.setitem(globals(), "drop_points", late)
+
+
 PLANTED: list[tuple[Callable[[pytest.MonkeyPatch], None], str]] = [
     (base_not_synced, "promotion"),
     (promoted_before_written, "promotion"),
@@ -326,6 +380,7 @@ PLANTED: list[tuple[Callable[[pytest.MonkeyPatch], None], str]] = [
     (readers_forgotten, "promotion under a reader"),
     (readers_forgotten, "merge between readers"),
     (commit_without_looking, "receive and commit"),
+    (deleted_before_hidden, "deletion of all points"),
 ]
 
 

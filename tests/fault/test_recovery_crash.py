@@ -17,7 +17,7 @@ import msgspec
 import pytest
 
 from secondsite.base.crash import MARKS
-from secondsite.gateway import exports, testrunner
+from secondsite.gateway.recovery import exports, testrunner
 from secondsite.journal.chain import Journal
 from secondsite.journal.stores import open_store
 from support.control import command_environment
@@ -97,7 +97,7 @@ def serving(root: Path) -> list[int]:
                 command = (entry / "cmdline").read_bytes()
             except OSError:
                 continue
-            if b"secondsite.gateway.export" in command and str(root).encode() in command:
+            if b"secondsite.gateway.recovery.export" in command and str(root).encode() in command:
                 found.append(int(entry.name))
     return found
 

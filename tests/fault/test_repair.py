@@ -4,35 +4,26 @@ from __future__ import annotations
 
 import random
 import tempfile
-import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from secondsite.base.clock import SystemClock
 from secondsite.base.units import KIB, MIB
 from secondsite.fabrics.memory import MemoryFabric
 from secondsite.gateway.main import Gateway
-from secondsite.gateway.messages import ProtectionState
-from secondsite.gateway.verdicts import VerificationReport, VerificationState, VerifyRequest
-from secondsite.gateway.views import open_point_view
+from secondsite.gateway.messages.gateway import ProtectionState
+from secondsite.gateway.messages.verdicts import VerificationReport, VerificationState, VerifyRequest
+from secondsite.gateway.target.views import open_point_view
 from secondsite.journal.chain import Journal
 from secondsite.journal.store_local import LocalStore
 from secondsite.model.ids import MachineId
 from support.gateway_pair import B, Pair
+from support.until import until
 
 pytestmark = pytest.mark.fault
 
 SIZES = {"vda": 8 * MIB, "vdb": 4 * MIB}
-
-
-def until(condition: Callable[[], bool], what: str, seconds: float = 60) -> None:
-    clock, never = SystemClock(), threading.Event()
-    end = clock.monotonic() + seconds
-    while not condition():
-        assert clock.monotonic() < end, f"{what} did not happen"
-        clock.wait(never, 0.02)
 
 
 class Sites:

@@ -14,10 +14,10 @@ from secondsite.base.errors import SecondsiteError
 from secondsite.base.units import KIB, MIB
 from secondsite.fabrics.base import Quiesce
 from secondsite.fabrics.memory import MemoryCapture, MemorySource
-from secondsite.gateway import replicate
-from secondsite.gateway.replicate import Replication
-from secondsite.gateway.seed import Seed
-from secondsite.gateway.subblocks import SubBlockTable, Uint64s
+from secondsite.gateway.source import copying
+from secondsite.gateway.source.firstcopying import Seed
+from secondsite.gateway.source.replicate import Replication
+from secondsite.gateway.source.subblocks import SubBlockTable, Uint64s
 from secondsite.model.points import Point
 from secondsite.model.states import ItemState
 from secondsite.transfer.errors import DigestsNotReady, DigestsRefused
@@ -171,7 +171,7 @@ class Sliced:
         self.instants: dict[str, dict[str, bytes]] = {}
         self.slices = 0
         self.before_slice: dict[int, threading.Event] = {}
-        patch.setattr(replicate, "Seed", functools.partial(Seed, slice_bytes=MIB))
+        patch.setattr(copying, "Seed", functools.partial(Seed, slice_bytes=MIB))
         original = MemorySource.capture
 
         def capture(

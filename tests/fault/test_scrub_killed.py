@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from secondsite.base import crash
-from secondsite.gateway import repair, scrub
-from secondsite.gateway.verdicts import VerificationState
+from secondsite.gateway.messages.verdicts import VerificationState
+from secondsite.gateway.target import repair, scrub
 from support.machines import SHOP
 from support.replicas import Replica, extend_replica, make_replica
 from support.scrub_process import Target

@@ -21,20 +21,20 @@ from secondsite.base.crash import MARKS
 from secondsite.base.errors import RemoteError, SecondsiteError
 from secondsite.base.units import KIB, MIB
 from secondsite.fabrics.memory import MemoryFabric
-from secondsite.gateway import seedexport
-from secondsite.gateway.client import GatewayClient
+from secondsite.gateway.common.seedmedia import MANIFEST, seeds_in
+from secondsite.gateway.common.seedpath import check_path
+from secondsite.gateway.control.client import GatewayClient
 from secondsite.gateway.main import Gateway
-from secondsite.gateway.messages import (
-    ProtectionState,
+from secondsite.gateway.messages.gateway import ProtectionState
+from secondsite.gateway.messages.seeding import (
     SeedExportRequest,
     SeedExportState,
     SeedImportRequest,
     SeedImportState,
     SeedImportStatus,
 )
-from secondsite.gateway.seed import Seed
-from secondsite.gateway.seeding import MANIFEST, seeds_in
-from secondsite.gateway.seedpath import check_path
+from secondsite.gateway.source import seedexport
+from secondsite.gateway.source.firstcopying import Seed
 from secondsite.journal.chain import Journal
 from secondsite.journal.keys import KeyRing, VaultKey
 from secondsite.journal.store_local import LocalStore
@@ -430,7 +430,7 @@ def _until(condition: Callable[[], bool], what: str) -> None:
 def test_planted_bug_an_import_without_checking_first_is_caught(
     sites: Sites, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("secondsite.gateway.seedimport.find_damage", lambda seed, ref: "")
+    monkeypatch.setattr("secondsite.gateway.target.seedimport.find_damage", lambda seed, ref: "")
     with pytest.raises(AssertionError):
         test_damaged_media_are_named_object_by_object_and_nothing_is_put(sites)
 

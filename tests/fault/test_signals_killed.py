@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from secondsite.base import crash
-from secondsite.gateway import signals
-from secondsite.gateway.signals import doubts_of, hold_of
+from secondsite.gateway.target import signals
+from secondsite.gateway.target.signals import doubts_of, hold_of
 from secondsite.journal.episodes import KeptEpisode, read_episodes
 from support.signals_process import SUSPICIOUS, Target
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from secondsite.base.clock import SystemClock
 from secondsite.base.units import MIB
-from secondsite.gateway.receive import GatewayReceiver
+from secondsite.gateway.target.receive import GatewayReceiver
 from secondsite.model.ids import DiskId, MachineId
 from secondsite.model.points import SegmentRef
 from secondsite.transfer.memory import MemoryLink

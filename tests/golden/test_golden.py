@@ -14,7 +14,7 @@ from secondsite.journal.keys import VaultKey, decode_wrapped
 from secondsite.journal.manifest import decode_record, open_definition
 from secondsite.journal.names import state_name
 from secondsite.journal.segment import SegmentReader, verify_segment
-from secondsite.journal.state import FLAG_KEYED, HEADER, decode_state
+from secondsite.journal.state import FLAG_DROPPED, FLAG_KEYED, HEADER, decode_state
 from support.format_samples import (
     DISK,
     KEY,
@@ -27,6 +27,7 @@ from support.format_samples import (
     guest_blocks,
     sample_boundary,
     sample_claim,
+    sample_dropped_state,
     sample_head,
     sample_later_point,
     sample_point,
@@ -89,6 +90,12 @@ def test_state_of_a_rotated_key() -> None:
     data = (DATA / "state-2.bin").read_bytes()
     assert decode_state(state_name(MACHINE, 5), data, RENEWED.log_key(MACHINE)) == sample_state()
     assert HEADER.unpack_from(data)[2] == FLAG_KEYED
+
+
+def test_state_whose_points_were_deleted() -> None:
+    data = (DATA / "state-3.bin").read_bytes()
+    assert decode_state(state_name(MACHINE, 6), data, LOG_KEY) == sample_dropped_state()
+    assert HEADER.unpack_from(data)[2] == FLAG_DROPPED
 
 
 def test_a_later_data_key() -> None:

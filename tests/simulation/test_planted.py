@@ -15,12 +15,12 @@ import pytest
 
 from secondsite.base.errors import SecondsiteError
 from secondsite.base.units import KIB
-from secondsite.gateway import plan, subblocks
-from secondsite.gateway.checkpoints import Checkpoints
-from secondsite.gateway.encode import Encoder
-from secondsite.gateway.receive import GatewayReceiver
-from secondsite.gateway.status import Board
-from secondsite.gateway.subblocks import SubBlockTable
+from secondsite.gateway.source import plan, subblocks
+from secondsite.gateway.source.checkpoints import Checkpoints
+from secondsite.gateway.source.encode import Encoder
+from secondsite.gateway.source.status import Board
+from secondsite.gateway.source.subblocks import SubBlockTable
+from secondsite.gateway.target.receive import GatewayReceiver
 from secondsite.journal import merge, promote, sweep
 from secondsite.journal.bases_memory import MemoryBase
 from secondsite.journal.chain import Journal

@@ -13,11 +13,11 @@ from secondsite.base.clock import SystemClock
 from secondsite.base.errors import SecondsiteError
 from secondsite.base.units import KIB, MIB
 from secondsite.fabrics.memory import MemoryFabric
-from secondsite.gateway.adoptmessages import ENDED, AdoptImage, AdoptionStatus, AdoptRequest
-from secondsite.gateway.bases import base_opener
-from secondsite.gateway.client import GatewayClient
+from secondsite.gateway.control.client import GatewayClient
 from secondsite.gateway.main import Gateway
-from secondsite.gateway.messages import ProtectionState
+from secondsite.gateway.messages.adoption import ENDED, AdoptImage, AdoptionStatus, AdoptRequest
+from secondsite.gateway.messages.gateway import ProtectionState
+from secondsite.gateway.target.bases import base_opener
 from secondsite.journal.chain import Journal
 from secondsite.journal.keys import KeyRing
 from secondsite.journal.store_local import LocalStore

@@ -2,23 +2,12 @@
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Callable
 from pathlib import Path
 
-from secondsite.base.clock import SystemClock
-from secondsite.gateway.basehost import BaseHost
+from secondsite.gateway.target.basehost import BaseHost
+from support.until import until
 
 SECONDS_MAX = 20.0
-
-
-def until(condition: Callable[[], bool], what: str, seconds: float = 60.0) -> None:
-    """Poll a condition."""
-    clock, never = SystemClock(), threading.Event()
-    deadline = clock.monotonic() + seconds
-    while not condition():
-        assert clock.monotonic() < deadline, f"{what} did not happen"
-        clock.wait(never, 0.01)
 
 
 def gone(host: BaseHost) -> None:

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable
 
 from secondsite.base.errors import Outcome, SecondsiteError
-from secondsite.transfer.calls import Answer, Ask, Call
+from secondsite.transfer.calls import Answer, Ask, Call, Calls
 
 
 class ServerCutOff(SecondsiteError):
@@ -29,17 +28,18 @@ class MemoryCalls:
         self.answers: dict[str, Answer] = {}
         self.asked: list[Ask] = []
         self.cut_answers = 0
+        self.generation = -1  # of what is wanted
 
     def put(self, *calls: Call) -> None:
         with self._change:
             self._open.update({call.id: call for call in calls})
             self._change.notify_all()
 
-    def ask(self, ask: Ask) -> Iterable[Call]:
+    def ask(self, ask: Ask) -> Calls:
         with self._change:
             self.asked.append(ask)
             self._change.wait_for(lambda: self._closed or self._ready(ask), 0.2)
-            return self._ready(ask)[: ask.room]
+            return Calls(calls=tuple(self._ready(ask)[: ask.room]), generation=self.generation)
 
     def _ready(self, ask: Ask) -> list[Call]:
         return [call for call in self._open.values() if call.id not in ask.under_way]

@@ -16,8 +16,7 @@ from urllib.parse import parse_qs, urlsplit
 import msgspec
 
 from secondsite.base.clock import SystemClock
-from secondsite.gateway.keymessages import DataKeysRenewed
-from secondsite.gateway.messages import (
+from secondsite.gateway.messages.gateway import (
     DeepVerification,
     DifferingRange,
     FirstCopy,
@@ -26,10 +25,9 @@ from secondsite.gateway.messages import (
     ProtectionState,
     ProtectionStatus,
     ProtectRequest,
-    SeedExportRequest,
-    SeedExportState,
-    SeedExportStatus,
 )
+from secondsite.gateway.messages.keys import DataKeysRenewed
+from secondsite.gateway.messages.seeding import SeedExportRequest, SeedExportState, SeedExportStatus
 from secondsite.model.events import Event, Severity
 from secondsite.model.ids import DiskId, KeyId, MachineId
 from secondsite.model.points import Consistency

@@ -19,7 +19,7 @@ from secondsite.journal.base_sums import differing, read_sums
 from secondsite.journal.bases import BaseImage
 from secondsite.journal.bases_memory import MemoryBase
 from secondsite.journal.chain import Head
-from secondsite.journal.state import BaseState
+from secondsite.journal.state import BaseState, Dropped
 from secondsite.journal.store import StoreUnavailable
 from secondsite.journal.store_memory import Faults, PowerCut
 from secondsite.journal.sweep import garbage
@@ -93,6 +93,8 @@ class Scene(Replica):
     def settle(self) -> None:
         """Take over what the struck work had brought into force: whole, or not at all."""
         state = self.journal.state()
+        if isinstance(state.dropped, Dropped):
+            self.points = {n: held for n, held in self.points.items() if n > state.dropped.number}
         for span in state.spans:
             inside = {n for n in self.points if span.first <= n < span.last}
             for number in inside:

@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import contextlib
-import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from secondsite.base.clock import SystemClock
 from secondsite.fabrics.memory import MemoryFabric
-from secondsite.gateway.calls import Uplink, over_socket
-from secondsite.gateway.control import ControlServices
-from secondsite.gateway.controlserver import serve_control
-from secondsite.gateway.enrol import NewMember, enrol
-from secondsite.gateway.enrolclient import Way
-from secondsite.gateway.fences import Fences
-from secondsite.gateway.uplink import EnrolledClients, ServerCalls
+from secondsite.gateway.common.fences import Fences
+from secondsite.gateway.control.server import serve_control
+from secondsite.gateway.control.services import ControlServices
+from secondsite.gateway.uplink.calls import Uplink, over_socket
+from secondsite.gateway.uplink.connection import EnrolledClients, ServerCalls
+from secondsite.gateway.uplink.enrol import NewMember, enrol
+from secondsite.gateway.uplink.enrolclient import Way
 from secondsite.server.api.services import Services
 from secondsite.server.calls.service import Calls
 from secondsite.server.config import Listen, ServerConfig
@@ -27,13 +26,6 @@ from support.server import Caller, cheap_passwords, tls_caller, trusting
 
 SECONDS_MAX = 60.0
 CLOCK = SystemClock()
-
-
-def until(condition: Callable[[], bool], what: str) -> None:
-    deadline, never = CLOCK.monotonic() + SECONDS_MAX, threading.Event()
-    while not condition():
-        assert CLOCK.monotonic() < deadline, what
-        CLOCK.wait(never, 0.02)
 
 
 @dataclass

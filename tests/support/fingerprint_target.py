@@ -13,8 +13,8 @@ from pathlib import Path
 
 from secondsite.base.clock import SystemClock
 from secondsite.base.units import MIB
-from secondsite.gateway.fingerprints import Fingerprints
-from secondsite.gateway.receive import GatewayReceiver, PeerRule
+from secondsite.gateway.target.fingerprints import Fingerprints
+from secondsite.gateway.target.receive import GatewayReceiver, PeerRule
 from secondsite.journal.chain import Journal
 from secondsite.journal.digests import combine, digest_sub_blocks, fingerprint_text
 from secondsite.journal.keys import KeyRing, VaultKey

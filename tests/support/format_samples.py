@@ -13,7 +13,7 @@ from secondsite.journal.key_file import KeyFile, encode_key_file
 from secondsite.journal.keys import DiskKey, VaultKey, encode_wrapped, sealed_with
 from secondsite.journal.manifest import encode_record, seal_definition
 from secondsite.journal.segment import SegmentHead, SegmentWriter
-from secondsite.journal.state import Keyed, State, encode_state
+from secondsite.journal.state import BaseState, Dropped, Keyed, State, encode_state
 from secondsite.model.ids import DiskId, KeyId, MachineId, SegmentId
 from secondsite.model.machines import Definition
 from secondsite.model.points import ZERO_HASH, Claim, Consistency, DiskState, Point, SegmentRef
@@ -148,6 +148,13 @@ def sample_state() -> State:
     return State(machine=MACHINE, generation=5, nonce="ab" * 16, floor=2, floor_hash="cd" * 32, keyed=keyed)
 
 
+def sample_dropped_state() -> State:
+    """After a commit deleted all points; one base's image is still to be removed."""
+    base = BaseState(disk=DISK, locator="/srv/bases/vda.raw", identity="12" * 16, size_bytes=DISK_BYTES)
+    dropped = Dropped(number=9, hash="ef" * 32, epoch=4, at=AT, bases=(base,))
+    return State(machine=MACHINE, generation=6, nonce="ab" * 16, dropped=dropped)
+
+
 def golden_objects() -> dict[str, bytes]:
     """Every kind of object, by the name of its golden file."""
     return {
@@ -162,4 +169,5 @@ def golden_objects() -> dict[str, bytes]:
         "wrapped-key-later-2.bin": encode_wrapped(RENEWED, MACHINE, DISK, LATER, randomness=fixed(0x47)),
         "point-later-2.bin": encode_record(sample_later_point(), RENEWED.log_key(MACHINE)),
         "state-2.bin": encode_state(sample_state(), RENEWED.log_key(MACHINE)),
+        "state-3.bin": encode_state(sample_dropped_state(), LOG_KEY),
     }

@@ -9,14 +9,16 @@ from secondsite.base.clock import SystemClock
 from secondsite.base.files import replace_file
 from secondsite.base.units import GIB
 from secondsite.fabrics.base import Fabric
-from secondsite.gateway.client import GatewayClient
-from secondsite.gateway.config import load_config
+from secondsite.gateway.common.config import load_config
+from secondsite.gateway.control.client import GatewayClient
 from secondsite.gateway.main import Gateway
-from secondsite.gateway.messages import FileIdentity, ProtectionStatus, ProtectRequest
+from secondsite.gateway.messages.gateway import FileIdentity, ProtectionStatus, ProtectRequest
 from secondsite.journal.keys import VaultKey
+from secondsite.model.ids import DiskId
 from secondsite.transfer.pki import Authority
 
 A, B = "gateway-a", "gateway-b"
+SECONDS_MAX = 60.0
 
 
 class Pair:
@@ -99,13 +101,21 @@ class Pair:
     def client_a(self) -> GatewayClient:
         return GatewayClient(self.root / A / "c.sock")
 
-    def protect(self, machine: str, *, frequency_seconds: float = 1.0) -> ProtectionStatus:
+    def protect(
+        self,
+        machine: str,
+        *,
+        frequency_seconds: float = 1.0,
+        peer: str = B,
+        left_out: tuple[DiskId, ...] = (),
+    ) -> ProtectionStatus:
         key_file = self.root / "safe" / "vault.key"
         status = key_file.stat()
         with self.client_a() as client:
             question = client.challenge()
             request = ProtectRequest(
-                peer=B,
+                peer=peer,
+                left_out=left_out,
                 nonce=question.nonce,
                 proof=self.vault.prove(bytes.fromhex(question.nonce)).hex(),
                 key_file=FileIdentity(path=str(key_file), device=status.st_dev, inode=status.st_ino),

@@ -120,7 +120,9 @@ class ReplayedFabric(MemoryFabric):
         self._marks = {name: at for name, at in self._marks.items() if name in known}
         replace_file(self.directory / "checkpoints.json", json.dumps(self._marks).encode())
 
-    def open_source(self, machine: MachineId, disks: object = None, *, taken: bool = False) -> ReplayedSource:
+    def open_source(
+        self, machine: MachineId, disks: object = None, *, left_out: object = (), taken: bool = False
+    ) -> ReplayedSource:
         found = self._find(machine)
         return ReplayedSource(self, found, [DiskId(name) for name in NAMES], self._clock)
 

@@ -24,15 +24,15 @@ from pathlib import Path
 from secondsite.base.clock import SystemClock
 from secondsite.base.errors import SecondsiteError
 from secondsite.base.files import replace_file
+from secondsite.base.toml import encode_toml
 from secondsite.base.units import KIB, MIB
 from secondsite.fabrics.memory import MemoryFabric
-from secondsite.gateway.client import GatewayClient
-from secondsite.gateway.config import load_config
+from secondsite.gateway.common.config import load_config
+from secondsite.gateway.control.client import GatewayClient
 from secondsite.gateway.main import Gateway
-from secondsite.gateway.messages import ExportRequest, PointSummary, ProtectionStatus
+from secondsite.gateway.messages.gateway import ExportRequest, PointSummary, ProtectionStatus
 from secondsite.journal.keys import VaultKey
 from secondsite.lab import processes
-from secondsite.lab.gateways import encode_toml
 from secondsite.model.ids import MachineId
 from secondsite.transfer.pki import Authority
 from support.control import command_environment, read_uri
@@ -344,16 +344,25 @@ class _Systemd(socketserver.StreamRequestHandler):
 
 
 @contextmanager
-def two_hosts(root: Path) -> Iterator[Hosts]:
-    """Both hosts with their systemd; neither gateway runs yet."""
-    hosts = Hosts(root)
+def systemd(hosts: Hosts) -> Iterator[None]:
+    """What `systemctl` at the hosts talks to."""
     with socketserver.ThreadingUnixStreamServer(str(hosts._control), _Systemd) as server:
         server.hosts = hosts  # type: ignore[attr-defined]
         thread = threading.Thread(target=server.serve_forever, daemon=True)
         thread.start()
         try:
+            yield
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+@contextmanager
+def two_hosts(root: Path) -> Iterator[Hosts]:
+    """Both hosts with their systemd; neither gateway runs yet."""
+    hosts = Hosts(root)
+    with systemd(hosts):
+        try:
             yield hosts
         finally:
             hosts.close()
-            server.shutdown()
-            thread.join()

@@ -14,9 +14,9 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from secondsite import __version__
 from secondsite.base.clock import Clock, SystemClock
-from secondsite.gateway.enrol import NewMember, enrol
-from secondsite.gateway.enrolclient import Way
-from secondsite.gateway.enrolfiles import Membership
+from secondsite.gateway.common.enrolfiles import Membership
+from secondsite.gateway.uplink.enrol import NewMember, enrol
+from secondsite.gateway.uplink.enrolclient import Way
 from secondsite.server.config import Limits, ServerConfig
 from secondsite.server.config import Listen as ServerListen
 from secondsite.server.database.engine import Database
@@ -61,7 +61,7 @@ class NewGateway:
             "request": request_for(self.key, self.name).decode(),
             "proof": "-",
         } | said
-        return prove(wire.Enrol(**fields), key)
+        return prove(wire.Enrol.model_validate(fields), key)
 
     def enrol(self, key: RegistrationKey, clock: Clock, **said: str) -> wire.Enrolled:
         """Enrol."""

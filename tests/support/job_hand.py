@@ -45,6 +45,15 @@ class HandWorker:
             self.runner.run(hold)
         return len(holds)
 
+    def succeeded_by_a_peer(self) -> None:
+        """This worker is gone: a lease's time passes, and another one takes over."""
+        peer = Claims(self.database, self.jobs.registry.kinds, 30.0)
+        peer.join()
+        assert peer.take_over() == 0
+        self.clock.advance(31.0)
+        assert peer.take_over() == 1
+        self.claims = peer
+
     def idle(self, taking: int = 1) -> None:
         """Turn until nothing is due."""
         for _ in range(TURNS_MAX):

@@ -19,7 +19,8 @@ Words, separated by ";" (steps have one letter and come in the order in which th
     => Failed       at the end nothing more is called and the job is that
 
 Before a colon stand all steps and what they have: "a b/vc c/n: ..." (v verify, c clean-up, n no undo), and
-"keep" where a failure keeps what was done. Without it every step has what the line mentions of it.
+"keep" where a failure keeps what was done (k: this step's failure). Without it every step has what the line
+mentions of it.
 """
 
 from __future__ import annotations
@@ -154,6 +155,7 @@ class Run:
             undo=None if "n" in kinds else lambda run: self._called("undo", run),
             verify=(lambda run: self._called("verify", run)) if "v" in kinds else None,
             clean_up=(lambda run: self._called("clean", run)) if "c" in kinds else None,
+            on_failure=OnFailure.KEEP if "k" in kinds else None,
         )
 
     def _called(self, action: str, run: StepRun[Nothing]) -> Result:

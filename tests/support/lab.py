@@ -33,10 +33,10 @@ def boot_files() -> BootFiles:
 
 
 @contextmanager
-def running_sites(scratch_bytes: int = 512 * MIB) -> Iterator[Sites]:
-    """Two fresh sites, gone afterwards."""
+def running_sites(scratch_bytes: int = 512 * MIB, *, count: int = 2) -> Iterator[Sites]:
+    """Fresh sites, gone afterwards."""
     remove_stale_labs()
-    sites = Sites(fresh_root())
+    sites = Sites(fresh_root(), count=count)
     try:
         sites.up(attached=True, scratch_bytes=scratch_bytes)
         yield sites

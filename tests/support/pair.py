@@ -1,26 +1,41 @@
-"""Two sites with their gateways and a guest under load, for end-to-end tests, and independent oracles."""
+"""Two sites with their gateways and a guest under load, for end-to-end tests, and independent oracles.
+
+Where the sites have a server, orders go to it as a user gives them; what they come to is looked at where it
+happens.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import json
 import re
 import subprocess
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
+from typing import Any, TypeVar
 
 from secondsite.base.clock import SystemClock
 from secondsite.base.errors import RemoteError
 from secondsite.base.units import GIB
-from secondsite.gateway.client import GatewayUnreachable
-from secondsite.gateway.messages import ExportRequest, PointSummary, ProtectionState, ProtectionStatus
+from secondsite.gateway.control.client import GatewayUnreachable
+from secondsite.gateway.messages.gateway import (
+    DismissRequest,
+    ExportRequest,
+    PointSummary,
+    ProtectionState,
+    ProtectionStatus,
+)
 from secondsite.lab import processes
 from secondsite.lab.gateways import Gateways
 from secondsite.lab.machine import GuestSpec
 from secondsite.lab.place import Site
+from secondsite.lab.server import VAULT, LabServer
 from secondsite.lab.sites import Sites
 from support.lab import SMALL_GUEST, RunningGuest, running_guest, running_sites
+
+T = TypeVar("T")
 
 # Two busy cores and an emulated guest: limits are generous, conditions are polled.
 SECONDS_MAX = 150.0
@@ -28,20 +43,87 @@ SECONDS_MAX = 150.0
 
 @dataclass
 class Pair:
-    """Sites, gateways, guest."""
+    """Sites, gateways, guest; a server, where there is one."""
 
     sites: Sites
     gateways: Gateways
     running: RunningGuest
+    server: LabServer | None = None
+    frequency: float | None = None  # at which the server copies it now; None: it does not
+    said: list[str] = field(default_factory=list)  # what was ordered, for a failure's message
+    job: str = ""  # of the protection, until it was followed to its end
 
     @property
     def machine(self) -> str:
         """The guest's name."""
         return self.running.guest.name
 
+    def order(self, *words: str | Path, seconds: float = 300) -> Any:
+        """A command at the server, to the end of its job; what it says as JSON. Raises LabCommandFailed."""
+        assert self.server is not None
+        self.said.append(" ".join(map(str, words)))
+        return json.loads(self.server.run(*words, "--json", timeout_seconds=seconds))
+
+    def item(self, verb: str, *words: str | Path) -> Any:
+        """The same about this machine."""
+        return self.order("item", verb, VAULT, self.machine, *words)
+
     def protect(self, *, copy_frequency_seconds: float = 1.0) -> None:
         """Ask for protection; does not wait."""
-        self.gateways.protect(self.machine, copy_frequency_seconds=copy_frequency_seconds)
+        policy = f"{copy_frequency_seconds:g}s"
+        if self.server is None:
+            self.gateways.protect(self.machine, copy_frequency_seconds=copy_frequency_seconds)
+        elif self.frequency is None:
+            a, b = self.sites.a, self.sites.b
+            mapped = ("--network", f"{a.network}={b.network}", "--pool", f"{a.pool}={b.pool}")
+            to = ("--to", self.gateways.name(b), "--policy", policy)
+            self.job = self.item("protect", *to, *mapped, "--no-wait")["id"]
+        elif self.frequency != copy_frequency_seconds:
+            self.item("policy", policy)
+        self.frequency = copy_frequency_seconds
+
+    def unprotect(self, *, delete_replica: bool = False) -> None:
+        """End it."""
+        if self.server is None:
+            with self.gateways.client(self.sites.a) as client:
+                client.unprotect(self.machine)
+        elif self.frequency is not None:
+            self.follow()
+            if delete_replica:
+                self._dismiss()
+            self.item("disable", "--delete-replica" if delete_replica else "--no-delete-replica")
+        self.frequency = None
+
+    def _dismiss(self) -> None:
+        """What a test wrote at once may have raised an alert, whose last clean point no deletion takes."""
+        with self.gateways.client(self.sites.b) as client:
+            if any(one.name == self.machine and one.doubt for one in client.status().replicas):
+                client.dismiss(self.machine, DismissRequest(by="tester", note="a test wrote it"))
+
+    def follow(self) -> None:
+        """The job that protects it, to its end. Raises LabCommandFailed unless it succeeded."""
+        if self.job:
+            job, self.job = self.job, ""
+            self.order("job", "follow", job)
+
+    def shows(self, state: str) -> dict[str, Any]:
+        """Until the server shows the machine like this."""
+
+        def look() -> dict[str, Any] | None:
+            found: dict[str, Any] = self.item("show")
+            self.said.pop()
+            return found if found["state"] == state else None
+
+        return self.until(look, f"{self.machine} as {state}", seconds=180, poll_seconds=0.3)
+
+    def until(
+        self, probe: Callable[[], T | None], what: str, *, seconds: float = 120, poll_seconds: float = 0.1
+    ) -> T:
+        """Until it is true; what it gave."""
+        root = self.sites.root
+        return processes.wait_until(
+            probe, what=what, root=root, seconds=seconds, poll_seconds=poll_seconds, evidence=self.log_tails
+        )
 
     def status(self) -> ProtectionStatus:
         """At A."""
@@ -61,26 +143,46 @@ class Pair:
             return False
 
     def log_tails(self) -> str:
-        """The ends of both gateways' logs, for a failure's message."""
+        """What was ordered and the ends of all logs, for a failure's message."""
         logs = [site.directory / "log" / f"{self.gateways.name(site)}.log" for site in self.sites.sites]
-        return "\n".join(f"--- {log.name}\n{processes.tail(log, 25)}" for log in logs)
+        if self.server is not None:
+            logs.append(self.server.site.directory / "log" / "server.log")
+        return "\n".join([*self.said, *(f"--- {log.name}\n{processes.tail(log, 25)}" for log in logs)])
+
+    def kill_at(self, site: Site, mark: str) -> None:
+        """From now on the site's gateway dies at a mark of its code."""
+        self.gateways.running[site.name].stop()
+        self.gateways.start(site, environment={"SECONDSITE_CRASH_AT": mark})
+
+    def revive(self, site: Site) -> None:
+        """It did die; it is started again."""
+        process = self.gateways.running[site.name]
+        processes.wait_until(
+            lambda: not process.running(),
+            what=f"the death of the gateway of site {site.name}",
+            root=self.sites.root,
+            seconds=SECONDS_MAX,
+            evidence=self.log_tails,
+        )
+        self.gateways.start(site)
 
     def wait_protected(self, seconds: float = SECONDS_MAX) -> ProtectionStatus:
-        """Until the first point is committed."""
+        """Until the first point is committed, and the server's job has ended."""
 
         def done() -> ProtectionStatus | None:
-            status = self.status()
+            if (status := self.taken_up()) is None:
+                return None
             assert status.state is not ProtectionState.FAILED, f"{status.note}\n{self.log_tails()}"
             return status if status.last_point is not None else None
 
-        return processes.wait_until(
-            done,
-            what="the first point",
-            root=self.sites.root,
-            seconds=seconds,
-            poll_seconds=0.1,
-            evidence=self.log_tails,
-        )
+        status = self.until(done, "the first point", seconds=seconds)
+        self.follow()
+        return status
+
+    def taken_up(self) -> ProtectionStatus | None:
+        """At A; None as long as its gateway does not know that it is to protect it."""
+        with self.gateways.client(self.sites.a) as client:
+            return next((one for one in client.status().protections if one.name == self.machine), None)
 
     def wait_point(self, *, asked_after: str, seconds: float = SECONDS_MAX) -> PointSummary:
         """Until a point is committed whose instant was asked for after a time; that point."""

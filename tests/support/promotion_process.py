@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 from secondsite.base.clock import FakeClock
-from secondsite.gateway.qcow2 import Qcow2Base
+from secondsite.gateway.target.qcow2 import Qcow2Base
 from secondsite.journal.bases import BaseImage, RawBase
 from secondsite.journal.chain import Journal
 from secondsite.journal.keys import KeyRing, VaultKey

@@ -13,12 +13,12 @@ from pathlib import Path
 import msgspec
 
 from secondsite.base.clock import SystemClock
-from secondsite.gateway.exportdir import SocketAccess
-from secondsite.gateway.exports import Exports
-from secondsite.gateway.messages import CleanUp, StartTestFailover, TestFailoverState
-from secondsite.gateway.pins import Pins
-from secondsite.gateway.recover import Recovery
-from secondsite.gateway.testfailover import STANDING
+from secondsite.gateway.messages.testfailover import CleanUp, StartTestFailover, TestFailoverState
+from secondsite.gateway.recovery.exportdir import SocketAccess
+from secondsite.gateway.recovery.exports import Exports
+from secondsite.gateway.recovery.recover import Recovery
+from secondsite.gateway.recovery.testfailover import STANDING
+from secondsite.gateway.target.pins import Pins
 from secondsite.journal.keys import VaultKey
 from secondsite.journal.stores import open_store
 from secondsite.model.machines import Mapping

@@ -60,6 +60,7 @@ def make_replica(
     seed: int = 1,
     application_consistent: int = 1,
     store: ObjectStore | None = None,
+    claimant: str = "a",
 ) -> Replica:
     """A machine with `points` points, five seconds apart; one of them is labelled, by its index.
 
@@ -75,7 +76,7 @@ def make_replica(
         store.put(wrapped_key_name(SHOP, key.id), encode_wrapped(vault, SHOP, disk, key))
     replica = Replica(root, vault, journal, keys)
     clock = FakeClock(START)
-    journal.claim(name="shop", claimant="a", reason="first copy", clock=clock, expected=journal.head())
+    journal.claim(name="shop", claimant=claimant, reason="first copy", clock=clock, expected=journal.head())
     for index in range(points):
         extend_replica(replica, chance, application=index == application_consistent)
     return replica
@@ -153,7 +154,8 @@ def _proposal(
     consistency: Consistency,
 ) -> PointProposal:
     mapping = Mapping(networks={"lan": "lan-b"}, default_pool="memory")
-    definition = Definition(format="memory", text='{"name": "shop"}', mapping=mapping)
+    text = '{"name": "shop", "nics": [{"mac": "52:54:00:00:00:01", "network": "default"}]}'
+    definition = Definition(format="memory", text=text, mapping=mapping)
     return PointProposal(
         machine=SHOP,
         machine_name="shop",

@@ -10,9 +10,9 @@ import threading
 from pathlib import Path
 
 from secondsite.base.clock import SystemClock
-from secondsite.gateway.repair import Repairs
-from secondsite.gateway.scrub import Scrubs
-from secondsite.gateway.verdicts import VerificationState, VerificationStatus, VerifyRequest
+from secondsite.gateway.messages.verdicts import VerificationState, VerificationStatus, VerifyRequest
+from secondsite.gateway.target.repair import Repairs
+from secondsite.gateway.target.scrub import Scrubs
 from secondsite.journal.chain import Journal
 from secondsite.journal.keys import VaultKey
 from secondsite.journal.store_local import LocalStore

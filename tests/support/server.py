@@ -22,11 +22,13 @@ from secondsite.server.api.metrics import Metrics
 from secondsite.server.api.services import Services
 from secondsite.server.config import Limits, ServerConfig
 from secondsite.server.database.engine import Database
+from secondsite.server.events.service import Events
 from secondsite.server.main import Server
 from secondsite.server.people.audit import Audit
 from secondsite.server.people.login import Logins
 from secondsite.server.people.passwords import Passwords
 from secondsite.server.people.roles import THE_SERVER, Grant, Role
+from secondsite.server.people.sessions import Sessions
 from secondsite.server.people.tokens import Tokens
 from secondsite.server.people.users import Users
 
@@ -52,6 +54,8 @@ def make_services(database: Database, state_dir: Path) -> Services:
         users=Users(database, audit, passwords),
         tokens=tokens,
         logins=Logins(database, audit, tokens, passwords, setup_file=state_dir / "setup-token"),
+        sessions=Sessions(database, audit, tokens),
+        events=Events(database),
     )
 
 
@@ -103,11 +107,18 @@ class _UnixConnection(http.client.HTTPConnection):
 
 
 class Caller:
-    """Makes requests, each on a connection of its own."""
+    """Makes requests, each on a connection of its own.
 
-    def __init__(self, connect: Callable[[], http.client.HTTPConnection], token: str = "") -> None:
+    keep: on one as long as it lasts, of one thread: for who asks often.
+    """
+
+    def __init__(
+        self, connect: Callable[[], http.client.HTTPConnection], token: str = "", *, keep: bool = False
+    ) -> None:
         self._connect = connect
         self.token = token
+        self._keep = keep
+        self._kept: http.client.HTTPConnection | None = None
 
     def as_(self, token: str) -> Caller:
         return Caller(self._connect, token)
@@ -122,14 +133,20 @@ class Caller:
         if body is not None:
             data = body if isinstance(body, bytes) else msgspec.json.encode(body)
             sent.setdefault("content-type", "application/json")
-        connection = self._connect()
+        connection, self._kept = self._kept or self._connect(), None
         try:
             connection.request(method, path, data, sent)
             answer = connection.getresponse()
-            found = {name.lower(): value for name, value in answer.getheaders()}
-            return Answer(answer.status, found, answer.read())
-        finally:
+            headers = {name.lower(): value for name, value in answer.getheaders()}
+            found = Answer(answer.status, headers, answer.read())
+        except BaseException:
             connection.close()
+            raise
+        if self._keep:
+            self._kept = connection
+        else:
+            connection.close()
+        return found
 
 
 @dataclass
@@ -164,11 +181,15 @@ def running_api(services: Services, limits: Limits | None = None) -> Iterator[Ru
             api.stop()
 
 
-def tls_caller(host: str, port: int, context: ssl.SSLContext, token: str = "") -> Caller:
+def tls_caller(
+    host: str, port: int, context: ssl.SSLContext, token: str = "", *, keep: bool = False
+) -> Caller:
     """Makes requests over TLS."""
-    return Caller(
-        lambda: http.client.HTTPSConnection(host, port, context=context, timeout=SECONDS_MAX), token
-    )
+
+    def connect() -> http.client.HTTPConnection:
+        return http.client.HTTPSConnection(host, port, context=context, timeout=SECONDS_MAX)
+
+    return Caller(connect, token, keep=keep)
 
 
 def trusting(authority: Path) -> ssl.SSLContext:

@@ -14,8 +14,8 @@ from pathlib import Path
 
 from secondsite.base.clock import SystemClock
 from secondsite.base.units import MIB
-from secondsite.gateway.messages import DismissRequest
-from secondsite.gateway.signals import SignalsWatch
+from secondsite.gateway.messages.gateway import DismissRequest
+from secondsite.gateway.target.signals import SignalsWatch
 from secondsite.journal.chain import Journal
 from secondsite.journal.keys import VaultKey
 from secondsite.journal.store_local import LocalStore

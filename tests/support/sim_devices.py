@@ -34,6 +34,7 @@ from secondsite.transfer.protocols import (
     Peer,
     Receiver,
     SegmentName,
+    StopNote,
     TargetHead,
 )
 from support.sim_kernel import Process, SimEvent, World
@@ -304,6 +305,9 @@ class SimLink:
     def adopt(self, terms: AdoptionTerms) -> Adoption:
         answer: Adoption = self._call("adopt", lambda receiver: receiver.adopt(self._peer, terms))
         return answer
+
+    def note_stop(self, note: StopNote) -> None:
+        self._call("note_stop", lambda receiver: receiver.note_stop(self._peer, note))
 
     def close(self) -> None:
         pass

@@ -312,6 +312,10 @@ class SimClock:
             self._world.block(min(0.25, end - self._world.now))
         return bool(event.is_set())
 
+    def wait_on(self, condition: Any, seconds: float) -> None:
+        """See `Clock`; the condition is one of this world."""
+        condition.wait(max(0.0, seconds))
+
 
 class _Threading:
     """What `import threading` gives to a module while a world is installed."""

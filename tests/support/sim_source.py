@@ -12,11 +12,12 @@ from typing import Any, cast
 from secondsite.base.units import KIB
 from secondsite.fabrics.base import Quiesce, Source
 from secondsite.fabrics.memory import MemoryCapture, MemoryFabric, MemorySource
-from secondsite.gateway.cycle import Bench
-from secondsite.gateway.replicate import Policy, Replication
-from secondsite.gateway.status import Board
-from secondsite.gateway.subblocks import SubBlockTable
-from secondsite.gateway.wishes import PointNotTaken
+from secondsite.gateway.source.cycle import Bench
+from secondsite.gateway.source.pace import Policy
+from secondsite.gateway.source.replicate import Replication
+from secondsite.gateway.source.status import Board
+from secondsite.gateway.source.subblocks import SubBlockTable
+from secondsite.gateway.source.wishes import PointNotTaken
 from secondsite.journal.keys import DiskKey, VaultKey
 from secondsite.model.events import Severity
 from secondsite.model.ids import DiskId, KeyId, MachineId

@@ -10,10 +10,10 @@ from pathlib import Path
 
 from secondsite.base.errors import SecondsiteError
 from secondsite.base.units import KIB
-from secondsite.gateway.digestservice import DigestService
-from secondsite.gateway.fingerprints import Fingerprints
-from secondsite.gateway.receive import GatewayReceiver, PeerRule
-from secondsite.gateway.retention import Retention
+from secondsite.gateway.target.digestservice import DigestService
+from secondsite.gateway.target.fingerprints import Fingerprints
+from secondsite.gateway.target.receive import GatewayReceiver, PeerRule
+from secondsite.gateway.target.retention import Retention
 from secondsite.journal.bases import BaseImage
 from secondsite.journal.bases_memory import MemoryBase
 from secondsite.journal.chain import Journal

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from secondsite.base.clock import SystemClock
 from secondsite.base.units import MIB
-from secondsite.gateway.receive import GatewayReceiver, PeerRule
+from secondsite.gateway.target.receive import GatewayReceiver, PeerRule
 from secondsite.journal.store_local import LocalStore
 from secondsite.transfer.memory import MemoryLink
 from secondsite.transfer.protocols import Peer

@@ -10,15 +10,17 @@ from pathlib import Path
 from secondsite.base.clock import Clock, SystemClock
 from secondsite.base.units import GIB, KIB, MIB
 from secondsite.fabrics.memory import MemoryFabric
-from secondsite.gateway.cycle import Bench, Furnished
-from secondsite.gateway.deepverify import DeepVerifier
-from secondsite.gateway.digestservice import DigestService
-from secondsite.gateway.events import EventLog
-from secondsite.gateway.fingerprints import Fingerprints
-from secondsite.gateway.receive import GatewayReceiver, PeerRule
-from secondsite.gateway.replicate import Policy, Replication
-from secondsite.gateway.status import Board
-from secondsite.gateway.subblocks import SubBlockTable
+from secondsite.gateway.common.events import EventLog
+from secondsite.gateway.source.cycle import Bench, Furnished
+from secondsite.gateway.source.deepverify import DeepVerifier
+from secondsite.gateway.source.orders import Orders
+from secondsite.gateway.source.pace import Policy
+from secondsite.gateway.source.replicate import Replication
+from secondsite.gateway.source.status import Board
+from secondsite.gateway.source.subblocks import SubBlockTable
+from secondsite.gateway.target.digestservice import DigestService
+from secondsite.gateway.target.fingerprints import Fingerprints
+from secondsite.gateway.target.receive import GatewayReceiver, PeerRule
 from secondsite.journal.chain import Journal
 from secondsite.journal.keys import DiskKey, KeyRing, VaultKey, encode_wrapped
 from secondsite.journal.store_memory import MemoryStore
@@ -85,6 +87,8 @@ class Rig:
         for disk in self.fabric.open_source(self.machine).machine.disks:
             self._key(disk.id)
         self.rolling_days: float | None = None
+        self.orders = Orders()
+        self.left_out: tuple[DiskId, ...] = ()
         self.shipper: LinkShipper
         self.tables: dict[DiskId, SubBlockTable]
         self.replication: Replication | None = None
@@ -118,7 +122,7 @@ class Rig:
         bench = Bench(
             machine=self.machine,
             name="shop",
-            source=self.fabric.open_source(self.machine, taken=True),
+            source=self.fabric.open_source(self.machine, left_out=self.left_out, taken=True),
             shipper=self.shipper,
             vault=self.vault,
             keys=dict(self.keys),
@@ -145,6 +149,7 @@ class Rig:
             policy=Policy(copy_frequency_seconds=frequency_seconds),
             wrapped_keys=self.wrapped,
             board=board,
+            orders=self.orders,
         )
         self.verifier.hurry = self.replication.hurry
         self.verifier.heal_with(bench.mending)

@@ -9,16 +9,16 @@ from pathlib import Path
 
 from secondsite.base.clock import SystemClock
 from secondsite.fabrics.memory import MemoryFabric
-from secondsite.gateway.control import ControlServices
-from secondsite.gateway.controlserver import serve_control
-from secondsite.gateway.exportdir import SocketAccess
-from secondsite.gateway.exports import Exports
-from secondsite.gateway.holds import Holds
-from secondsite.gateway.pins import Pins
-from secondsite.gateway.recover import Recovery
-from secondsite.gateway.retention import Retention
-from secondsite.gateway.retention_report import RetentionReports
-from secondsite.gateway.scrub import Scrubs
+from secondsite.gateway.control.server import serve_control
+from secondsite.gateway.control.services import ControlServices
+from secondsite.gateway.recovery.exportdir import SocketAccess
+from secondsite.gateway.recovery.exports import Exports
+from secondsite.gateway.recovery.recover import Recovery
+from secondsite.gateway.target.holds import Holds
+from secondsite.gateway.target.pins import Pins
+from secondsite.gateway.target.retention import Retention
+from secondsite.gateway.target.retention_report import RetentionReports
+from secondsite.gateway.target.scrub import Scrubs
 from secondsite.model.machines import Mapping
 from secondsite.model.retention import Policies
 from support.control import Events, Ran, run_command

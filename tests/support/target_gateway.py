@@ -14,7 +14,7 @@ import threading
 from pathlib import Path
 
 from secondsite.base.clock import SystemClock
-from secondsite.gateway.receive import GatewayReceiver, PeerRule
+from secondsite.gateway.target.receive import GatewayReceiver, PeerRule
 from secondsite.journal.store_local import LocalStore
 from secondsite.model.events import Severity
 from secondsite.transfer.ingest import IngestServer

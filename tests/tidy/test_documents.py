@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from secondsite.model import items
 from secondsite.model.diagrams import state_diagram
 from secondsite.model.states import TABLE, ItemState
 
@@ -35,10 +36,21 @@ def test_every_guarantee_has_a_test() -> None:
         assert "tests/" in row
 
 
-def test_the_state_diagram_is_the_tables() -> None:
-    drawn = re.search(r"```mermaid\n(.*?)```", _text("ARCHITECTURE.md"), re.DOTALL)
-    assert drawn is not None
-    assert drawn[1] == state_diagram(TABLE, ItemState.ENABLING)
+def test_every_rule_of_the_design_has_a_test() -> None:
+    rows = re.findall(r"^\| (\d+) .*?\|(.*)\|$", _text("ARCHITECTURE.md"), re.MULTILINE)
+    assert {int(number) for number, _ in rows} == set(range(1, 18))
+    for number, proof in rows:
+        assert "::" in proof, f"rule {number} names no test"
+
+
+def test_the_state_diagrams_are_the_tables() -> None:
+    """A gateway's own, and that of items at the server."""
+    for name, wanted in {
+        "ARCHITECTURE.md": state_diagram(TABLE, ItemState.ENABLING),
+        "docs/protected-items.md": state_diagram(items.TABLE, items.ProtectedState.UNPROTECTED),
+    }.items():
+        drawn = re.findall(r"```mermaid\n(stateDiagram.*?)```", _text(name), re.DOTALL)
+        assert drawn == [wanted], name
 
 
 @pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.name)
@@ -63,3 +75,11 @@ def test_every_package_is_in_the_layout() -> None:
     for package in (ROOT / "src" / "secondsite").iterdir():
         if package.is_dir() and (package / "__init__.py").exists():
             assert f"    {package.name}/" in layout
+
+
+@pytest.mark.parametrize("package", ["gateway", "cli"])
+def test_every_part_of_a_large_package_is_in_the_layout_below_it(package: str) -> None:
+    layout = _text("ARCHITECTURE.md").split("## Layout")[1]
+    below = re.split(r"\n    (?=\w)", layout.split(f"\n    {package}/")[1])[0]
+    parts = {path.parent.name for path in (ROOT / "src/secondsite" / package).glob("*/__init__.py")}
+    assert set(re.findall(r"^      (\w+)/", below, re.MULTILINE)) == parts

@@ -20,6 +20,9 @@ class Clock(Protocol):
     def wait(self, event: threading.Event, seconds: float) -> bool:
         """Wait until `event` is set or `seconds` have passed; True when it is set."""
 
+    def wait_on(self, condition: threading.Condition, seconds: float) -> None:
+        """Wait until `condition`, which the caller holds, is notified or `seconds` have passed, or less."""
+
 
 class SystemClock:
     """The machine's clocks."""
@@ -35,6 +38,10 @@ class SystemClock:
     def wait(self, event: threading.Event, seconds: float) -> bool:
         """`threading.Event.wait`."""
         return event.wait(max(0.0, seconds))
+
+    def wait_on(self, condition: threading.Condition, seconds: float) -> None:
+        """`threading.Condition.wait`."""
+        condition.wait(max(0.0, seconds))
 
 
 class FakeClock:
@@ -65,3 +72,8 @@ class FakeClock:
         if not event.is_set():
             self.advance(max(0.0, seconds))
         return event.is_set()
+
+    def wait_on(self, condition: threading.Condition, seconds: float) -> None:
+        """Advance by `seconds`; whoever wants to notify gets the condition's lock meanwhile."""
+        condition.wait(0)
+        self.advance(max(0.0, seconds))

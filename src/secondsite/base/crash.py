@@ -1,7 +1,8 @@
 """Marks at which a test kills the process: ``SECONDSITE_CRASH_AT=name`` or ``name:N`` for the N-th pass.
 
-A mark costs one dictionary look-up when the variable is unset. A test enumerates the marks with `MARKS`; one
-never hit fails the suite (shared rule: every crash point is tested by kill -9 at it).
+``name@within`` is a pass of the mark within one of the many things that come by it: a step of a job. A mark
+costs one dictionary look-up when the variable is unset. A test enumerates the marks with `MARKS`; one never
+hit fails the suite (shared rule: every crash point is tested by kill -9 at it).
 """
 
 from __future__ import annotations
@@ -25,9 +26,9 @@ def mark(name: str) -> str:
     return name
 
 
-def crash_point(name: str) -> None:
-    """Die by SIGKILL here when the environment asks for it; otherwise do nothing."""
-    if name != _target:
+def crash_point(name: str, within: str = "") -> None:
+    """Die by SIGKILL here when the environment asks for it; otherwise do nothing. within: see the module."""
+    if name != _target and (not within or f"{name}@{within}" != _target):
         return
     with _lock:
         _passes[name] = _passes.get(name, 0) + 1

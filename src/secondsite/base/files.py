@@ -11,6 +11,7 @@ import os
 import secrets
 from collections.abc import Iterator
 from pathlib import Path
+from typing import BinaryIO
 
 from secondsite.base.errors import Outcome, SecondsiteError
 
@@ -73,6 +74,25 @@ def create_file(path: Path, data: bytes, *, mode: int = 0o600) -> bool:
             return False
         fsync_directory(path.parent)
         return True
+
+
+@contextlib.contextmanager
+def created_file(path: Path, *, mode: int = 0o600) -> Iterator[BinaryIO]:
+    """Write a file of any size: durable and visible at `path` when the block ends, nothing when it raises.
+
+    Raises FileExistsError at the end when the name exists.
+    """
+    temporary = temporary_beside(path)
+    fd = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
+    try:
+        with os.fdopen(fd, "r+b") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.link(temporary, path)
+        fsync_directory(path.parent)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def append_line(path: Path, line: bytes, *, size_bytes_max: int, mode: int = 0o600) -> None:

@@ -44,3 +44,16 @@ def parse_seconds(text: str) -> float:
     if found is None:
         raise InvalidInput(what=f"the time {text[:40]!r}", why="it is not a number with s, min, h or d")
     return float(found[1]) * _UNITS[found[2]]
+
+
+_SIZE = re.compile(r"(\d{1,12}(?:\.\d{1,3})?)\s*(B|KiB|MiB|GiB|TiB|K|M|G|T)?\Z")
+_SIZE_UNITS = {None: 1, "B": 1, "K": KIB, "M": MIB, "G": GIB, "T": 1024 * GIB}
+
+
+def parse_bytes(text: str) -> int:
+    """``4GiB``, ``1.5 GiB``, ``512M`` (1024 each time) or plain bytes, as bytes. Raises InvalidInput."""
+    match = _SIZE.match(text.strip())
+    if match is None:
+        raise InvalidInput(what=repr(text), why="it is not a size like 512MiB or 4GiB")
+    unit = match[2].removesuffix("iB") if match[2] else None
+    return int(float(match[1]) * _SIZE_UNITS[unit or None])

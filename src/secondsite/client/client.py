@@ -196,9 +196,16 @@ class ServerClient:
 
     # jobs
 
-    def jobs(self, *, states: Sequence[str] = (), kind: str | None = None) -> Iterator[Job]:
-        """Jobs, youngest first. states: NotStarted, InProgress, Succeeded, Failed, Cancelled, Suspended."""
+    def jobs(
+        self, *, states: Sequence[str] = (), kind: str | None = None, parent: str | None = None
+    ) -> Iterator[Job]:
+        """Jobs, youngest first. states: NotStarted, InProgress, Succeeded, Failed, Cancelled, Suspended.
+
+        parent: the child jobs of this one instead, by its id.
+        """
         asked = [("state", state) for state in states]
+        if parent is not None:
+            asked.append(("parent", parent))
         if kind is not None:
             asked.append(("kind", kind))
         query = f"?{urlencode(asked)}" if asked else ""

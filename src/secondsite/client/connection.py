@@ -15,6 +15,7 @@ from urllib.parse import urlsplit
 import msgspec
 
 from secondsite.base.errors import InvalidInput, Outcome, RemoteError, SecondsiteError
+from secondsite.base.kept import drop_if_closed
 from secondsite.base.parse import JSON_ERRORS
 
 T = TypeVar("T")
@@ -57,7 +58,9 @@ class ServerAnswerUnknown(SecondsiteError):
 class Connection:
     """To one server, with one token; not thread-safe."""
 
-    def __init__(self, server: str, token: str = "", *, authority: str = "") -> None:
+    def __init__(
+        self, server: str, token: str = "", *, authority: str = "", seconds_max: float = SECONDS_MAX
+    ) -> None:
         """server: https://host[:port]. authority: PEM of whom to trust; empty: the system's own."""
         parts = urlsplit(server)
         if parts.scheme != "https" or not parts.hostname or parts.path.strip("/") or parts.query:
@@ -71,7 +74,7 @@ class Connection:
         self.server = server
         self._token = token
         self._connection = http.client.HTTPSConnection(
-            parts.hostname, port or 443, context=context, timeout=SECONDS_MAX
+            parts.hostname, port or 443, context=context, timeout=seconds_max
         )
 
     def close(self) -> None:
@@ -117,6 +120,7 @@ class Connection:
         if body is not None:
             data = msgspec.json.encode(body)
             headers["content-type"] = "application/json"
+        drop_if_closed(self._connection)
         kept = self._connection.sock is not None
         try:
             self._connection.request(method, path, data, headers)

@@ -21,6 +21,7 @@ class Health(Answer, frozen=True, kw_only=True):
 
     status: str
     version: str
+    warnings: list[str] = []
 
 
 class RoleHeld(Answer, frozen=True, kw_only=True):
@@ -148,6 +149,7 @@ class JobQuestion(Answer, frozen=True, kw_only=True):
 
     question: str
     choices: list[str]
+    approval: str | None = None  # the operation a second person must approve instead
 
 
 class Job(Answer, frozen=True, kw_only=True):
@@ -166,6 +168,7 @@ class Job(Answer, frozen=True, kw_only=True):
     error: JobProblem | None
     warnings: int
     created_by: str
+    vault_id: str | None
     parent: str | None
     restart_of: str | None
     created_at: str

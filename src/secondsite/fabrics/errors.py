@@ -110,6 +110,16 @@ class SourceMoved(SourceGone):
     )
 
 
+class NotIsolated(SecondsiteError):
+    """Only what was isolated before is removed."""
+
+    code = "fabric.not-isolated"
+    outcome = Outcome.REFUSED
+    happened = "{machine} was not removed from its host: it is not isolated there."
+    cause = "Somebody let it go meanwhile, so it may be in use."
+    action = "See `secondsite held list`; isolate it again by taking it over, or remove it by hand."
+
+
 class HypervisorUnreachable(SecondsiteError):
     """The hypervisor's daemon does not answer."""
 

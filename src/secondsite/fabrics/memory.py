@@ -7,30 +7,28 @@ fabric can be tested without a hypervisor. Its machines are in `memory_machine`,
 
 from __future__ import annotations
 
-import uuid
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from secondsite.base.clock import Clock, SystemClock
 from secondsite.base.units import BLOCK_BYTES_MAX, GIB
 from secondsite.fabrics import errors
 from secondsite.fabrics.base import Recovered, RecoverySpec
-from secondsite.fabrics.memory_guest import MemoryGuests
 from secondsite.fabrics.memory_machine import HOST, MemoryCapture, MemorySource, describe
-from secondsite.model.ids import DiskId, MachineId, machine_id
+from secondsite.fabrics.memory_settings import MemorySettings
+from secondsite.model.ids import DiskId, MachineId
 from secondsite.model.machines import Host, Machine, Network, Pool
+from secondsite.model.readiness import Check
+from secondsite.model.recovered import NO_NETWORK
 
 __all__ = ["HOST", "MemoryCapture", "MemoryFabric", "MemorySource"]
 
 
-class MemoryFabric(MemoryGuests):
+class MemoryFabric(MemorySettings):
     """One imaginary host."""
 
     def __init__(self, *, clock: Clock | None = None, chunk_bytes: int = BLOCK_BYTES_MAX) -> None:
         super().__init__(chunk_bytes)
         self._clock = clock or SystemClock()
-        self._networks: dict[str, Network] = {"default": Network(name="default", active=True, isolated=False)}
-        self._recovered: dict[MachineId, tuple[Recovered, RecoverySpec]] = {}
-        self._stopped: set[MachineId] = set()
         self._recovery_fails = ""
 
     def fail_recovery(self, why: str) -> None:
@@ -61,19 +59,28 @@ class MemoryFabric(MemoryGuests):
         """See `Fabric`."""
         return [Pool(name="memory", path="", active=True, capacity_bytes=GIB, free_bytes=GIB)]
 
+    def readiness(self) -> Sequence[Check]:
+        """See `Fabric`."""
+        return [Check(code="memory.define", title="machines may be defined", ok=True)]
+
     def open_source(
-        self, machine: MachineId, disks: Sequence[DiskId] | None = None, *, taken: bool = False
+        self,
+        machine: MachineId,
+        disks: Sequence[DiskId] | None = None,
+        *,
+        left_out: Collection[DiskId] = (),
+        taken: bool = False,
     ) -> MemorySource:
         """See `Fabric`."""
         self._check_daemon()
         found = self._find(machine)
-        chosen = [name for name in found.disks if disks is None or name in disks]
+        chosen = [name for name in found.disks if (disks is None or name in disks) and name not in left_out]
         reasons = list(found.unprotectable)
         reasons += [f"it has no disk {name}" for name in disks or () if name not in found.disks]
         if not taken and (reasons or not chosen):
             why = "; ".join(reasons) or "it has no disk to protect"
             raise errors.Unprotectable(machine=found.name, reasons=why)
-        return MemorySource(found, disks, self._clock, self._check_daemon)
+        return MemorySource(found, disks, self._clock, self._check_daemon, left_out=left_out)
 
     def make_isolated_network(self, name: str) -> Network:
         """See `Fabric`."""
@@ -93,14 +100,23 @@ class MemoryFabric(MemoryGuests):
             why, self._recovery_fails = self._recovery_fails, ""
             if not why and spec.network is not None and spec.network not in self._networks:
                 why = f"there is no network {spec.network}"
+            for nic in spec.settings.nics if spec.attach_as_set and not why else ():
+                if nic.network not in (None, NO_NETWORK, *self._networks):
+                    why = f"there is no network {nic.network}"
             if not why and any(known.name == spec.name for known, _ in self._recovered.values()):
                 why = "a machine of this name exists"
             if why:
                 raise errors.RecoveryFailed(machine=spec.name, why=why)
-            identity = machine_id(str(uuid.uuid4()))
+            identity = self._identity_of(spec)
+            if identity in self._recovered or identity in self._machines:
+                raise errors.RecoveryFailed(machine=spec.name, why=f"a machine with the id {identity} exists")
             overlays = [f"memory:{identity}:{disk.id}" for disk in spec.disks]
+            wanted = [f"{overlay}.{spec.goes_on}.kept" for overlay in overlays if spec.goes_on is not None]
+            if any(name not in self.aside for name in wanted):
+                raise errors.RecoveryFailed(machine=spec.name, why=f"{spec.goes_on} was not kept")
             made = Recovered(id=identity, name=spec.name, overlays=overlays, networks=[])
             self._recovered[identity] = (made, spec)
+            self._running.add(identity)
             return made
 
     def recovered(self) -> Sequence[Recovered]:
@@ -119,12 +135,6 @@ class MemoryFabric(MemoryGuests):
             stopped = recovered.id in self._stopped
             self._stopped.discard(recovered.id)
             return stopped
-
-    def remove_recovered(self, recovered: Recovered) -> None:
-        """See `Fabric`."""
-        with self._lock:
-            self._recovered.pop(recovered.id, None)
-            self._stopped.discard(recovered.id)
 
     def close(self) -> None:
         """See `Fabric`."""

@@ -94,7 +94,9 @@ class MemoryGuests:
         """Start it or shut it off. Tracking stays, as an orderly shutdown keeps a hypervisor's bitmaps."""
         found = self._find(machine)
         with found.lock:
-            found.power, found.killed = power, False
+            found.power, found.killed, found.paused = power, False, False
+            if power is PowerState.RUNNING and found.isolated is not None:
+                found.paused = True  # the guard of a real host does that within a second
             if found.capture is not None and power is PowerState.OFF:
                 found.capture.close()
 

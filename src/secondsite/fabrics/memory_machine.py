@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from secondsite.base.clock import Clock
@@ -103,6 +103,10 @@ class MemoryMachine:
     unprotectable: tuple[str, ...]
     power: PowerState = PowerState.RUNNING
     killed: bool = False  # it is off because its hypervisor process was killed
+    paused: bool = False  # its processors stand still
+    isolated: str | None = None  # why its links are down and it is paused; None: it is not
+    autostart: bool = True
+    autostarted: bool = True  # as it was before it was isolated
     away: str = ""  # why it is not at this host; empty: it is
     checkpoints: list[str] = field(default_factory=list)
     refused: dict[DiskId, str] = field(default_factory=dict)  # disks that cannot be captured, and why
@@ -235,8 +239,11 @@ class MemorySource:
         disks: Sequence[DiskId] | None,
         clock: Clock,
         check: Callable[[], None] = lambda: None,
+        *,
+        left_out: Collection[DiskId] = (),
     ) -> None:
         self._machine = machine
+        self._not_wanted = frozenset(left_out)
         self._wanted = None if disks is None else tuple(disks)
         self._clock = clock
         self._check = check
@@ -252,7 +259,9 @@ class MemorySource:
         """See `Source.definition`."""
         with self._machine.lock:
             sizes = {disk.id: disk.size_bytes for disk in self._machine.disks.values()}
-            text = json.dumps({"name": self._machine.name, "id": self._machine.id, "disks": sizes})
+            nics = [{"mac": nic.mac, "network": nic.network} for nic in describe(self._machine).nics]
+            said = {"name": self._machine.name, "id": self._machine.id, "disks": sizes, "nics": nics}
+            text = json.dumps(said)
         return Definition(format="memory", text=text)
 
     def checkpoints(self) -> Sequence[str]:
@@ -332,7 +341,8 @@ class MemorySource:
         return errors.SourceOff(machine=self._machine.name, why=how)
 
     def _is_wanted(self, disk: DiskId) -> bool:
-        return disk in self._machine.disks and (self._wanted is None or disk in self._wanted)
+        wanted = self._wanted is None or disk in self._wanted
+        return disk in self._machine.disks and wanted and disk not in self._not_wanted
 
     def _ours(self) -> list[MemoryDisk]:
         machine = self._machine
@@ -425,7 +435,7 @@ def describe(machine: MemoryMachine) -> Machine:
             id=machine.id,
             name=machine.name,
             host=HOST,
-            power=machine.power,
+            power=PowerState.PAUSED if machine.paused else machine.power,
             disks=disks,
             nics=(Nic(mac="52:54:00:00:00:01", network="default"),),
             memory_bytes=GIB,

@@ -3,11 +3,13 @@
 The rules, which every reader and writer of the chain follows:
 
 * Records are numbered without gaps and created once; each holds the hash of the one before.
-* A claim raises the epoch by one. A point counts when its epoch is the one in force at its number: it
-  follows its own epoch's claim and precedes the next. A point that does not count is as if it were not there.
+* A claim raises the epoch: by one, or above what the machine had in other stores.
+* A point counts when its epoch is the one in force at its number: it follows its own epoch's claim and
+  precedes the next. A point that does not count is as if it were not there.
 * A point is committed by creating its record, after all its segments are durable: that is the commit point.
 * The chain is checked from the last promoted record on; the floor's hash is in the machine's state. What
   lies between the two is being promoted: views still read it, but it is not listed any more.
+* Where all points were deleted together, the chain begins at the claim the state names (`drop`).
 * A record sealed with a newer vault key than the one before it ends the older key's time: what that seals
   later is refused, and the state keeps the number.
 * A span in the state stands for the records from its first to its last: only the last is listed, with the
@@ -21,12 +23,13 @@ import functools
 import secrets
 import threading
 from bisect import bisect_left, bisect_right
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import msgspec
 
 from secondsite.base.clock import Clock
 from secondsite.base.crash import crash_point, mark
+from secondsite.journal.catalog import machines
 from secondsite.journal.chain_errors import (
     EpochSuperseded,
     HeadMoved,
@@ -46,9 +49,7 @@ from secondsite.journal.manifest import (
     encode_record,
 )
 from secondsite.journal.names import (
-    MACHINES,
     log_name,
-    machine_prefix,
     merged_name,
     segment_name,
     span_name,
@@ -68,6 +69,8 @@ AFTER_BOUNDARY = mark("key.after-boundary")
 
 KEY_ROTATION = "key rotation"  # the reason of the claim that raises nothing
 
+# A machine is taken over a few times a year; one faulty or hostile claim must not use all epochs up.
+LEAP_MAX = 100_000
 # Another writer can be faster only by adding records, each of which costs it a sync; claims end the loop.
 COMMIT_ATTEMPTS_MAX = 64
 # Promotions and merges take seconds each; reading begins again when one ended in the middle of it.
@@ -162,15 +165,18 @@ class Journal:
         clock: Clock,
         expected: Head,
         nonce: str | None = None,
+        above: int = 0,
     ) -> Claim:
         """Raise the epoch: from now on only points of the returned claim's epoch are committed.
 
         name: the machine's name, for people.
         expected: the head the decision was made on; another writer's record since then refuses the claim.
         nonce: 32 hexadecimal digits; a claim repeated with its nonce returns the first one.
+        above: the machine's highest epoch in any other store.
 
         Raises:
             HeadMoved: the journal is not at `expected` any more.
+            ProposalInvalid: `above` is far above what is in force here.
         """
         with self._lock:
             self._refresh()
@@ -181,16 +187,20 @@ class Journal:
             head = self._chain.head()
             if (head.number, head.hash) != (expected.number, expected.hash):
                 raise HeadMoved(machine=self._machine, expected=expected.number, number=head.number)
+            if above - head.epoch > LEAP_MAX:
+                why = f"epoch {above} elsewhere is far above {head.epoch} here"
+                raise ProposalInvalid(machine=self._machine, why=why)
             claim = Claim(
                 machine=self._machine,
                 machine_name=name,
                 number=head.number + 1,
                 previous_hash=head.hash,
-                epoch=head.epoch + 1,
+                epoch=max(head.epoch, above) + 1,
                 claimant=claimant,
                 reason=reason,
                 nonce=nonce,
                 claimed_at=_now(clock),
+                former=head.epoch if above > head.epoch else msgspec.UNSET,
             )
             if not self._append(claim):
                 raise HeadMoved(machine=self._machine, expected=head.number, number=self.head().number)
@@ -337,7 +347,7 @@ class Journal:
             return False
         # Had we stalled until our number was promoted or merged away, what we wrote would be in no chain.
         state = self._state.read()
-        if max([state.floor, *(span.last for span in state.spans)]) >= record.number:
+        if max([state.floor, state.begins, *(span.last for span in state.spans)]) >= record.number:
             self._store.delete(name)
             return False
         self._chain.add(data, self._state.read())
@@ -372,7 +382,7 @@ class Journal:
             self.point(number)
 
             def change(state: State) -> State:
-                if number < state.floor or state.span_around(number):
+                if number < max(state.floor, state.begins) or state.span_around(number):
                     raise PointUnknown(machine=self._machine, number=number)
                 pin = Pin(
                     number=number,
@@ -422,10 +432,11 @@ class Journal:
     def _bring_up(self, state: State) -> None:
         """Raises MovedOn when others changed the journal meanwhile, ChainBroken."""
         chain = self._chain
-        if not chain.number or chain.number < state.floor or not self._take_in(state.spans):
+        begins = max(state.floor, state.begins)
+        if not chain.number or chain.number < begins or not self._take_in(state.spans):
             self._chain = self._loader.load(state)
             return
-        chain.drop_below(state.promoted)
+        chain.drop_below(state.begins)
         while True:
             try:
                 data = self._get(chain.number + 1)
@@ -472,20 +483,3 @@ def _point(
         for d in proposal.disks
     )
     return Point(**fields, number=head.number + 1, previous_hash=head.hash, committed_at=committed_at)
-
-
-def machines(store: ObjectStore) -> list[MachineId]:
-    """Every machine the store has something of. Costs one step per machine, not per object."""
-    found: list[MachineId] = []
-    after = ""
-    while True:
-        name = next(_first(store, after), None)
-        if name is None:
-            return found
-        machine = machine_id(name.split("/")[1])
-        found.append(machine)
-        after = machine_prefix(machine)[:-1] + "0"  # "0" is the character after "/"
-
-
-def _first(store: ObjectStore, after: str) -> Iterator[str]:
-    yield from store.list(MACHINES, after=after)

@@ -37,7 +37,7 @@ class ChainLoader:
         chain = ChainRecords(self._machine, self._key)
         spans = {span.first: span for span in state.spans}
         pages = self._pages(state)
-        expected = max(state.promoted, 1)
+        expected = max(state.begins, 1)
         names = self._store.list(log_prefix(self._machine), after=log_name(self._machine, expected - 1))
         for name in names:
             expected = self._spans_at(chain, spans, expected, state)
@@ -52,9 +52,12 @@ class ChainLoader:
             expected += 1
         self._spans_at(chain, spans, expected, state)
         chain.spans = state.spans
-        if state.floor and not chain.number:
+        begins = max(state.floor, state.begins)
+        if begins and not chain.number:
             self._check(state)
-            raise ChainBroken(machine=self._machine, number=state.floor, why="the floor's record is missing")
+            raise ChainBroken(
+                machine=self._machine, number=begins, why="the record it begins with is missing"
+            )
         return chain
 
     def span(self, ref: SpanRef) -> Span:
@@ -87,7 +90,7 @@ class ChainLoader:
             text = name.rpartition("/")[2]
             first = int(text) if text.isdigit() else 0
             last = first + RECORDS - 1
-            if first > state.promoted and not any(
+            if first > state.begins and not any(
                 span.first <= last and first <= span.last for span in state.spans
             ):
                 found.add(first)

@@ -9,7 +9,7 @@ import msgspec
 from secondsite.journal.chain_errors import ChainBroken
 from secondsite.journal.keys import LogKey, check_current
 from secondsite.journal.manifest import decode_record, record_hash, record_key_id
-from secondsite.journal.state import SpanRef, State
+from secondsite.journal.state import Dropped, SpanRef, State
 from secondsite.model.ids import DiskId, MachineId
 from secondsite.model.points import ZERO_HASH, Claim, Point, Record, Span
 
@@ -26,7 +26,7 @@ class Head:
 
 
 class ChainRecords:
-    """Decoded records from the last promoted one on, with what is asked of them."""
+    """Decoded records from the one the chain begins with, with what is asked of them."""
 
     def __init__(self, machine: MachineId, key: LogKey | None) -> None:
         self._machine = machine
@@ -73,12 +73,16 @@ class ChainRecords:
     def add_checked(self, record: Record, found: str, state: State) -> None:
         """As `add`, of a record whose content and hash `found` are known to be what was written."""
         begins = not self.number
-        number = max(state.promoted, 1) if begins else self.number + 1
+        number = max(state.begins, 1) if begins else self.number + 1
         if record.machine != self._machine or record.number != number:
             raise self._broken(number, f"it is record {record.number} of machine {record.machine}")
         if number == state.floor and found != state.floor_hash:
             raise self._broken(number, "it is not the record the floor was set to")
-        if begins and state.promoted:
+        if begins and isinstance(state.dropped, Dropped) and state.dropped.number == number:
+            if not isinstance(record, Claim) or found != state.dropped.hash:
+                raise self._broken(number, "it is not the claim up to which all points were deleted")
+            self.epoch = record.epoch - 1  # it counted
+        elif begins and state.promoted:
             if not isinstance(record, Point):
                 raise self._broken(number, "a claim cannot be what was promoted")
             self.epoch = record.epoch  # it was a point that counted
@@ -88,7 +92,8 @@ class ChainRecords:
         self.records.append(record)
         self.nonces[record.nonce] = record
         if isinstance(record, Claim):
-            if record.epoch == self.epoch + 1:  # any other could only be written by a faulty program
+            # any other could only be written by a faulty program
+            if record.epoch == self.epoch + 1 or record.former == self.epoch < record.epoch:
                 self.epoch, self.claim = record.epoch, record
         elif record.epoch == self.epoch > 0:
             self._count(record)
@@ -108,7 +113,7 @@ class ChainRecords:
         record = decode_record(data, self._key)
         self._check_key(data, record.number, state)
         found = record_hash(data)
-        begins = not self.number and state.promoted > 0
+        begins = not self.number and state.begins > 0
         if not isinstance(record, Point) or (record.machine, record.number) != (self._machine, ref.last):
             raise self._broken(ref.last, "it is not the point a span ends at")
         if found != ref.hash or begins or ref.previous_hash != self.hash:
@@ -144,7 +149,7 @@ class ChainRecords:
         self.points = [made if p is last else p for p in self.points if p.number in self.numbered]
 
     def drop_below(self, number: int) -> None:
-        """Forget records below the last promoted one."""
+        """Forget records below the one the chain begins with."""
         if not self.records or self.records[0].number >= number:
             return
         gone = [r for r in self.records if r.number < number]

@@ -92,6 +92,8 @@ REQUIRED_FLAGS_KNOWN = 0
 BOX_FLAG_LATER_KEY = 1
 # Of a point or span: it names segments that another data key sealed than its disks' first.
 RECORD_FLAG_KEYS = 1
+# Of a claim whose epoch is not one more than the one before: who does not know it would not count it.
+RECORD_FLAG_LEAP = 2
 
 # Limits. A segment is built and sent as a whole: 16 MiB bounds memory and what a cut link repeats.
 SEGMENT_DATA_BYTES_MAX = 16 * MIB

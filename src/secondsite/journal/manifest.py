@@ -16,6 +16,7 @@ from secondsite.journal.format import (
     RECORD_BODY_BYTES_MAX,
     RECORD_CLAIM,
     RECORD_FLAG_KEYS,
+    RECORD_FLAG_LEAP,
     RECORD_HEADER,
     RECORD_MAGIC,
     RECORD_POINT,
@@ -36,6 +37,11 @@ _decoders: dict[int, msgspec.json.Decoder[Point] | msgspec.json.Decoder[Claim]] 
     RECORD_CLAIM: msgspec.json.Decoder(Claim),
     RECORD_POINT: msgspec.json.Decoder(Point),
 }
+_KNOWN_FLAGS = {
+    RECORD_CLAIM: RECORD_FLAG_LEAP,
+    RECORD_POINT: RECORD_FLAG_KEYS,
+    RECORD_SPAN: RECORD_FLAG_KEYS,
+}
 _span = msgspec.json.Decoder(Span)
 _definition = msgspec.json.Decoder(tuple[str, Definition])
 
@@ -46,13 +52,17 @@ def encode_record(record: Record, key: LogKey | None) -> bytes:
     key: the machine's log key, which seals it; None: not sealed, readable only by who asks for no seal.
     """
     kind = RECORD_CLAIM if isinstance(record, Claim) else RECORD_POINT
-    segments = () if isinstance(record, Claim) else record.segments
-    return frame(kind, record.number, _encoder.encode(record), key, required=_flags(segments))
+    required = _flags_of_claim(record) if isinstance(record, Claim) else _flags(record.segments)
+    return frame(kind, record.number, _encoder.encode(record), key, required=required)
 
 
 def encode_span(span: Span, key: LogKey | None) -> bytes:
     """The bytes of a span, framed and sealed as a record is; its number is the last record it replaces."""
     return frame(RECORD_SPAN, span.last, _encoder.encode(span), key, required=_flags(span.segments))
+
+
+def _flags_of_claim(claim: Claim) -> int:
+    return 0 if isinstance(claim.former, msgspec.UnsetType) else RECORD_FLAG_LEAP
 
 
 def _flags(segments: Sequence[SegmentRef]) -> int:
@@ -124,7 +134,7 @@ def open_frame(what: str, data: bytes, key: LogKey | None) -> tuple[int, int, me
     if len(data) < RECORD_HEADER.size:
         raise damaged(what, f"it has only {len(data)} bytes")
     magic, version, kind, required, _, length, number, digest, vault, seal = RECORD_HEADER.unpack_from(data)
-    known = RECORD_FLAG_KEYS if kind in (RECORD_POINT, RECORD_SPAN) else 0
+    known = _KNOWN_FLAGS.get(kind, 0)
     check_version(what, magic, RECORD_MAGIC, version, required & ~known)
     what = f"{what.removeprefix('a ')} {number}"
     head, body = memoryview(data)[:80], memoryview(data)[RECORD_HEADER.size :]

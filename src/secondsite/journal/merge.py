@@ -35,7 +35,7 @@ from secondsite.journal.manifest import encode_span, record_hash
 from secondsite.journal.merged_index import Layer
 from secondsite.journal.names import merged_name, span_id, span_name
 from secondsite.journal.segment import SegmentHead, SegmentReader, SegmentWriter
-from secondsite.journal.state import Retired, SpanRef, State
+from secondsite.journal.state import Dropped, Retired, SpanRef, State
 from secondsite.journal.store import ObjectExists
 from secondsite.model.ids import DiskId, SegmentId
 from secondsite.model.points import ZERO_HASH, DiskState, Point, SegmentRef, Span
@@ -106,6 +106,9 @@ def merge(
         Cancelled. ObjectDamaged and what the store raises: nothing was changed, repeat it.
     """
     state = journal.state()
+    dropped = state.dropped
+    if isinstance(dropped, Dropped):
+        after = max(after, dropped.number)  # that is the beginning
     points, hashes = _range(journal, state, after, last)
     first = after + 1
     span = span_id(first, last, secrets.token_hex(4))
@@ -181,10 +184,10 @@ def _now(clock: Clock) -> str:
 
 def _range(journal: Journal, state: State, after: int, last: int) -> tuple[list[Point], tuple[str, str]]:
     """The points to merge, and the hashes of the record before them and of the last one."""
-    if after < state.promoted or after < state.floor:
+    if after < max(state.begins, state.floor):
         raise NotMergeable(f"point {after} is being promoted")
     try:
-        hashes = (journal.record_hash(after) if after else ZERO_HASH, journal.record_hash(last))
+        hashes = (_hash_before(journal, state, after), journal.record_hash(last))
     except PointUnknown:
         raise NotMergeable(f"there is no point {after}, or no point {last}") from None
     points = [point for point in journal.points_after(after) if point.number <= last]
@@ -196,8 +199,14 @@ def _range(journal: Journal, state: State, after: int, last: int) -> tuple[list[
     return points, hashes
 
 
+def _hash_before(journal: Journal, state: State, after: int) -> str:
+    if isinstance(state.dropped, Dropped) and state.dropped.number == after:
+        return state.dropped.hash
+    return journal.record_hash(after) if after else ZERO_HASH
+
+
 def _in_the_way(state: State, after: int, last: int, clock: Clock) -> str | None:
-    if after < state.promoted or after < state.floor:
+    if after < max(state.begins, state.floor):
         return f"point {after} is being promoted"
     held = next((pin for pin in state.pins_at(_now(clock)) if after < pin.number < last), None)
     if held is not None:

@@ -68,7 +68,7 @@ def _missing(journal: Journal, keys: KeyRing) -> Iterator[tuple[_Stretch, Pages]
     head, state = journal.head(), journal.state()
     if head.point is None:
         return
-    begin = max(state.promoted, state.floor)
+    begin = max(state.begins, state.floor)
     points = journal.points_after(begin)
     catalogs = {disk.id: Pages(journal, disk.id, keys) for disk in head.point.disks}
     for size in LEVELS:
@@ -144,7 +144,7 @@ def write_log_page(journal: Journal, *, without: set[int]) -> str | None:
     without: first numbers of pages that cannot be made; added to here.
     """
     head, state = journal.head(), journal.state()
-    begin = max(state.promoted, state.floor)
+    begin = max(state.begins, state.floor)
     there = set(journal.store.list(log_pages_prefix(journal.machine)))
     for first in range(begin // RECORDS * RECORDS + 1, head.number - RECORDS + 2, RECORDS):
         name, last = log_page_name(journal.machine, first), first + RECORDS - 1
@@ -206,4 +206,4 @@ def delete_pages(journal: Journal) -> int:
 
 def _is_gone(state: State, first: int, size: int) -> bool:
     last = first + size - 1
-    return first <= state.promoted or any(s.first <= last and first <= s.last for s in state.spans)
+    return first <= state.begins or any(s.first <= last and first <= s.last for s in state.spans)

@@ -127,7 +127,7 @@ def _raise_floor(journal: Journal, number: int, open_base: OpenBase, now: str) -
 
     def change(state: State) -> State:
         # a pin made since we looked holds the floor back: the caller comes again
-        if any(pin.number < number for pin in state.pins_at(now)) or number <= state.floor:
+        if any(pin.number < number for pin in state.pins_at(now)) or number <= max(state.floor, state.begins):
             return state
         fresh = tuple(base for base in made if state.base(base.disk) is None)
         return msgspec.structs.replace(
@@ -176,6 +176,8 @@ def _resize(base: BaseImage, size_bytes: int, known: BaseState | None) -> Extent
 
 
 def _promoted(state: State, point: Point) -> State:
+    if point.number > state.floor:
+        return state  # all points were deleted meanwhile
     sizes = {disk.id: disk.size_bytes for disk in point.disks}
     bases = tuple(
         msgspec.structs.replace(base, size_bytes=sizes.get(base.disk, base.size_bytes))

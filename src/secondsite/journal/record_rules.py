@@ -39,6 +39,8 @@ def _common_wrong(record: Record) -> str | None:
         return "the hash of the record before does not parse"
     if not _HEX32.match(record.nonce):
         return "its nonce does not parse"
+    if isinstance(record, Claim) and isinstance(record.former, int) and not 0 <= record.former < record.epoch:
+        return f"it follows epoch {record.former}"
     names = [record.machine_name]
     names += [record.claimant, record.reason] if isinstance(record, Claim) else [record.checkpoint]
     if any(len(name) > NAME_CHARACTERS_MAX for name in names):

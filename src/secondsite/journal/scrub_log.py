@@ -105,7 +105,7 @@ def _still_there(journal: Journal, name: str) -> bool:
 
 
 class _Walk:
-    """Along the chain, from the last promoted record on."""
+    """Along the chain, from the record it begins with."""
 
     def __init__(
         self, journal: Journal, log: Log, meter: Meter, trusted: Trusted | None, last: int | None
@@ -120,7 +120,7 @@ class _Walk:
     def run(self) -> None:
         """Fill the log."""
         state, machine = self._log.state, self._journal.machine
-        expected = max(state.promoted, 1)
+        expected = max(state.begins, 1)
         names = list(self._journal.store.list(log_prefix(machine), after=log_name(machine, expected - 1)))
         for name in names:
             expected = self._over_spans(expected)
@@ -133,8 +133,9 @@ class _Walk:
             self._take(name, int(name.rpartition("/")[2]))
             expected = int(name.rpartition("/")[2]) + 1
         self._over_spans(expected)
-        if state.floor and not self._chain.number and self._broken is None:
-            self._break(log_name(machine, state.floor), state.floor, "it is not in the store")
+        begins = max(state.floor, state.begins)
+        if begins and not self._chain.number and self._broken is None:
+            self._break(log_name(machine, begins), begins, "it is not in the store")
         self._log.points = list(self._chain.points)
         self._finish()
 
@@ -243,7 +244,9 @@ class _Walk:
             log.damaged.append(Damage(log_name(self._journal.machine, last), "log", why, points=gone))
             log.head = None
         elif not self._checked and self._broken is None:
-            log.notes.append(f"record {trusted.number}, trusted before, is merged or promoted away by now")
+            log.notes.append(
+                f"record {trusted.number}, trusted before, is merged, promoted or deleted by now"
+            )
         if log.state.generation < trusted.generation:
             name = f"{state_prefix(self._journal.machine)}{trusted.generation:016d}"
             why = f"generation {trusted.generation} of the state was there before, the newest is now older"
@@ -291,7 +294,7 @@ class _Walk:
 
 def _read_older(journal: Journal, log: Log, meter: Meter) -> None:
     """Records and spans no listed point needs any more; readers pinned before them may."""
-    first = max(log.state.promoted, 1)
+    first = max(log.state.begins, 1)
     named = {span_name(journal.machine, span.id) for span in log.state.spans}
     for name in list(journal.store.list(log_prefix(journal.machine))):
         if name >= log_name(journal.machine, first):

@@ -74,8 +74,12 @@ def _compressor(level: int) -> zstandard.ZstdCompressor:
     return found
 
 
-def _compressed(compressor: zstandard.ZstdCompressor, data: memoryview, *, doubtful: bool) -> bytes | None:
+def _compressed(
+    compressor: zstandard.ZstdCompressor | None, data: memoryview, *, doubtful: bool
+) -> bytes | None:
     """`data` compressed, or None when that is not worth it; `doubtful`: try a sample first."""
+    if compressor is None:
+        return None
     if doubtful and len(data) > 4 * _SAMPLE_BYTES:
         # A quarter and three quarters in: the first bytes of a file are often a header that says little about
         # the rest, and where a block holds the end of one file and another, one place says nothing of both.
@@ -94,15 +98,16 @@ class SegmentWriter:
         self,
         head: SegmentHead,
         key: DiskKey,
-        level: int = 1,
+        level: int | None = 1,
         *,
         randomness: Callable[[int], bytes] = os.urandom,
     ) -> None:
+        """level: zstd's; None: blocks are stored as they are (the index is always compressed)."""
         assert key.id == head.key_id
         self.head = head
         self._key = key
         self._seed = key.digest_seed()
-        self._compressor = _compressor(level)
+        self._compressor = None if level is None else _compressor(level)
         salt = randomness(32)
         self._seal = AESGCM(key.segment_key(salt))
         self._machine = uuid.UUID(head.machine).bytes
@@ -268,7 +273,7 @@ def encode_segment(
     head: SegmentHead,
     key: DiskKey,
     items: Sequence[tuple[int, memoryview, Digests | None]],
-    level: int = 1,
+    level: int | None = 1,
     *,
     randomness: Callable[[int], bytes] = os.urandom,
 ) -> tuple[memoryview, SegmentRef]:

@@ -33,6 +33,8 @@ HEADER = struct.Struct("<8sHHI32s16s32s")
 FLAG_SPANS = 1
 # Required once a vault key was rotated: who does not know it would believe what an old key sealed later.
 FLAG_KEYED = 2
+# Required once points were deleted together: who does not know it would take the records before for lost.
+FLAG_DROPPED = 4
 # Thousands of pins and disks fit; more means a damaged length.
 STATE_BYTES_MAX = 4 * 1024 * 1024
 PINS_MAX = 1024
@@ -125,6 +127,24 @@ class BaseState(msgspec.Struct, frozen=True, kw_only=True):
     format: str = "raw"  # never guessed: a guest writes what a raw image begins with
 
 
+class Dropped(msgspec.Struct, frozen=True, kw_only=True):
+    """Up to which record nothing counts any more: all points were deleted, on a person's word."""
+
+    number: int  # of a claim, which stays and begins the chain; what came before it is garbage
+    hash: str  # of that record
+    epoch: int  # that it began: segments of earlier ones are garbage
+    at: str  # RFC 3339 UTC
+    bases: tuple[BaseState, ...] = ()  # images that are still to be removed
+
+
+class Stopped(msgspec.Struct, frozen=True, kw_only=True):
+    """That the source was stopped in order, and has written nothing since the newest record; or may have."""
+
+    operation: str  # of the stop
+    number: int  # of the record that was the newest then: while it still is, this counts
+    void: bool = False  # the source was let run again, or is about to be
+
+
 class State(msgspec.Struct, frozen=True, kw_only=True):
     """One generation."""
 
@@ -140,6 +160,16 @@ class State(msgspec.Struct, frozen=True, kw_only=True):
     retired: tuple[Retired, ...] = ()
     merging: str = ""  # the span being written, if any: what lies under another unknown id is garbage
     keyed: Keyed | None = None  # None: the vault key was never rotated
+    # left out where nothing was, so that the bytes of other states are what they always were
+    dropped: Dropped | msgspec.UnsetType = msgspec.UNSET
+    stopped: Stopped | msgspec.UnsetType = (
+        msgspec.UNSET
+    )  # who does not know it forgets it, and nothing is proved
+
+    @property
+    def begins(self) -> int:
+        """The record the chain is read from: what the bases hold, or what ended a deletion; 0: the first."""
+        return max(self.promoted, self.dropped.number if isinstance(self.dropped, Dropped) else 0)
 
     def base(self, disk: DiskId) -> BaseState | None:
         """The disk's base, None when it has none."""
@@ -167,6 +197,7 @@ def encode_state(state: State, key: LogKey | None) -> bytes:
     digest = blake3.blake3(body).digest()
     flags = FLAG_SPANS if state.spans or state.retired else 0
     flags |= FLAG_KEYED if state.keyed is not None else 0
+    flags |= FLAG_DROPPED if isinstance(state.dropped, Dropped) else 0
     head = HEADER.pack(MAGIC, VERSION, flags, len(body), digest, sealed_with(key), bytes(32))[:-32]
     return head + (key.seal(head, body) if key is not None else bytes(32)) + body
 
@@ -182,7 +213,7 @@ def decode_state(name: str, data: bytes, key: LogKey | None, *, newest: bool = F
     body = data[HEADER.size :]
     if magic != MAGIC:
         raise StateDamaged(name=name, why="it is not a state record")
-    if version != VERSION or flags & ~(FLAG_SPANS | FLAG_KEYED):
+    if version != VERSION or flags & ~(FLAG_SPANS | FLAG_KEYED | FLAG_DROPPED):
         raise StateDamaged(name=name, why=f"its version is {version}, its flags are {flags:#x}")
     if len(body) != length or blake3.blake3(body).digest() != digest:
         raise StateDamaged(name=name, why="its checksum does not match")

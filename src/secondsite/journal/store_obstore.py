@@ -21,6 +21,7 @@ import obstore
 from secondsite.base.clock import Clock, SystemClock
 from secondsite.base.errors import InvalidInput
 from secondsite.base.files import FileTooLarge
+from secondsite.base.uploads import Uploads
 from secondsite.journal.store import (
     ObjectExists,
     ObjectMissing,
@@ -74,6 +75,7 @@ class ObstoreStore:
         )
         self._keeps_versions: bool | None = None  # not known before the first answer that says it
         self._closing = threading.Event()
+        self.uploads = Uploads()
         self._lister = Lister(
             self._client, store=place.url, retries=self._retries, clock=self._clock, stop=self._closing
         )
@@ -200,9 +202,10 @@ class ObstoreStore:
         self._create(key, data)
 
     def _create(self, key: str, data: memoryview) -> None:
-        failed = []  # tries of this very call whose outcome is unknown
+        failed: list[bool] = []  # tries of this very call whose outcome is unknown
 
         def request() -> None:
+            self.uploads.tried(again=bool(failed))
             if self._versions is not None and self._versions.locks(key):
                 self._versions.put(key, data)
                 self._keeps_versions = True
@@ -210,11 +213,19 @@ class ObstoreStore:
                 made = obstore.put(self._client, key, data, mode="create", use_multipart=False)
                 self._keeps_versions = made["version"] not in {None, "null"}
 
+        def on_failed() -> None:
+            failed.append(True)
+            self.uploads.failed()
+
         try:
-            self._call(key, request, on_failed=lambda: failed.append(True))
+            self._call(key, request, on_failed=on_failed)
         except ObjectExists:
             if not failed or not self._holds(key, data):
                 raise
+        except BaseException:
+            self.uploads.failed()
+            raise
+        self.uploads.arrived(len(data))
 
     def _holds(self, key: str, data: memoryview) -> bool:
         """Whether the object has these very bytes."""

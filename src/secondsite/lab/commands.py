@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import libvirt
@@ -16,13 +17,14 @@ from secondsite.lab.gateways import Gateways
 from secondsite.lab.guest import build_boot_files
 from secondsite.lab.libvirtd import quiet_libvirt
 from secondsite.lab.machine import GuestSpec, create_guest
+from secondsite.lab.server import VAULT, LabServer
 from secondsite.lab.signals import interruptible, uninterrupted
 from secondsite.lab.sites import Sites, open_sites
 from secondsite.lab.witness import CHANNELS
 
 
 def up(root: Path) -> int:
-    """Make the sites, start both gateways and a guest under load, and say what can be done with them."""
+    """Make the sites, start a server, both gateways and a guest under load, and say what can be done."""
     console = Console()
     sites = Sites(root.absolute())
     with interruptible(), contextlib.ExitStack() as undo:
@@ -36,8 +38,10 @@ def up(root: Path) -> int:
         # it sends the tokens without which the workload does not write
         witness: list[str | Path] = [sys.executable, "-m", "secondsite.lab.witness"]
         sites.a.spawn("witness", [*witness, sites.a.directory / CHANNELS])
-        with console.status("starting the gateways"):
-            gateways = Gateways(sites)
+        with console.status("starting the server and the gateways"):
+            server = LabServer(sites)
+            server.start()
+            gateways = Gateways(sites, server)
             gateways.prepare()
             for site in sites.sites:
                 gateways.start(site)
@@ -52,6 +56,12 @@ def down(root: Path) -> int:
         Sites(root.absolute()).down()
     Console().print(f"Nothing of the lab is left in {root}.", highlight=False, soft_wrap=True)
     return int(Outcome.OK)
+
+
+def run(arguments: Sequence[str], root: Path) -> int:
+    """Run a command at site B, logged in at the lab's server; its exit code. Raises LabAbsent."""
+    with interruptible():
+        return LabServer(open_sites(root.absolute())).show(arguments)
 
 
 def status(*, as_json: bool, root: Path) -> int:
@@ -103,21 +113,26 @@ def _print_hints(console: Console, sites: Sites, machine: str) -> None:
     command = "./run secondsite" if Path("run").is_file() else "secondsite"
     console.print(
         f"""
-Two sites are up, and the guest [bold]{machine}[/] writes at site A. To talk to a site's gateway:
+Two sites are up, and the guest [bold]{machine}[/] writes at site A. A server runs at site B; `lab run`
+runs a command there, logged in as its owner:
+
+  {command} lab run site machines --of {gateways.name(a)}
+  {command} lab run gateway prove-key {gateways.name(a)} --recovery-key {gateways.recovery_key}
+  {command} lab run item protect {VAULT} {machine} --to {gateways.name(b)} \\
+      --network {a.network}={b.network} --pool {a.pool}={b.pool}
+  {command} lab run item list
+  {command} lab run item point {VAULT} {machine}
+  {command} lab run item test-failover {VAULT} {machine}
+  {command} lab run item clean-up {VAULT} {machine} --notes "it boots"
+  {command} lab run item disable {VAULT} {machine} --delete-replica
+
+Each site's gateway answers by itself, too:
 
   export A={gateways.control_socket(a)}
   export B={gateways.control_socket(b)}
 
-  {command} inventory --gateway $A
-  {command} protect {machine} --to {gateways.name(b)} --gateway $A \\
-      --recovery-key-file {gateways.recovery_key} \\
-      --network {a.network}={b.network} --pool {a.pool}={b.pool}
   {command} status --watch --gateway $A
-  {command} point {machine} --application-consistent --gateway $A
   {command} points list {machine} --gateway $B
-  {command} test-failover start {machine} --gateway $B
-  {command} test-failover clean-up {machine} --notes "it boots" --gateway $B
-  {command} unprotect {machine} --gateway $A
 
   virsh -c '{a.uri}' list
   {command} lab down        removes all of it

@@ -1,21 +1,22 @@
-"""Both gateways of the lab: keys, certificates, configuration, and the processes inside their sites."""
+"""The gateways of the lab: keys, certificates, configuration, and the processes inside their sites."""
 
 from __future__ import annotations
 
-import json
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from secondsite.base.clock import SystemClock
 from secondsite.base.errors import SecondsiteError
 from secondsite.base.files import replace_file
+from secondsite.base.toml import encode_toml
 from secondsite.base.units import GIB
-from secondsite.gateway.client import GatewayClient, GatewayUnreachable
-from secondsite.gateway.messages import FileIdentity, ProtectionStatus, ProtectRequest
+from secondsite.gateway.control.client import GatewayClient, GatewayUnreachable
+from secondsite.gateway.messages.gateway import FileIdentity, ProtectionStatus, ProtectRequest
 from secondsite.journal.keys import VaultKey
 from secondsite.lab import processes
 from secondsite.lab.place import Site, SiteProcess
+from secondsite.lab.server import LabServer
 from secondsite.lab.sites import Sites
 from secondsite.transfer.pki import Authority
 
@@ -23,10 +24,15 @@ TRANSFER_PORT = 9443
 
 
 class Gateways:
-    """The gateways of a lab: A sends to B. Make it once the sites are up."""
+    """The gateways of a lab, one a site: A sends to B. Make it once the sites are up.
 
-    def __init__(self, sites: Sites) -> None:
+    With a server they are enrolled with it and learn from it where the others are; without one they have an
+    authority of the lab's own and each other's address in their configuration.
+    """
+
+    def __init__(self, sites: Sites, server: LabServer | None = None) -> None:
         self.sites = sites
+        self.server = server
         self.running: dict[str, SiteProcess] = {}
 
     @staticmethod
@@ -44,23 +50,37 @@ class Gateways:
         """The exported copy of the vault's key: on a real site, a stick in a safe."""
         return self.sites.root / "safe" / "vault.key"
 
-    def prepare(self, *, spool_bytes: int = GIB) -> None:
-        """Make the vault's key, an authority, a certificate for each gateway and both configurations."""
+    def prepare(self, sites: Sequence[Site] | None = None, *, spool_bytes: int = GIB) -> None:
+        """Make the vault's key, and what each gateway needs: certificate and configuration. sites: all."""
         safe = self.sites.root / "safe"
         safe.mkdir(mode=0o700, exist_ok=True)
         key = VaultKey.create()
         key.save(self.recovery_key)
-        authority = Authority.create(safe / "authority", clock=SystemClock(), name="lab")
-        for site in self.sites.sites:
+        issue = self._enrol if self.server is not None else self._issue()
+        for site in sites or self.sites.sites:
             home = site.directory / "gateway"
             for name in ("state", "cache", "store", "tls"):
                 (home / name).mkdir(mode=0o755, parents=True, exist_ok=True)
             key.save(home / "vault.key")
-            authority.issue(self.name(site)).save(home / "tls", self.name(site))
-            replace_file(home / "tls" / "authority.crt", authority.certificate_pem, mode=0o644)
-            replace_file(home / "tls" / "revoked.pem", authority.revoked_path.read_bytes(), mode=0o644)
+            issue(site, home / "tls")
             settings = self._settings(site, spool_bytes)
             replace_file(self.configuration(site), encode_toml(settings).encode(), mode=0o600)
+
+    def _enrol(self, site: Site, directory: Path) -> None:
+        assert self.server is not None
+        self.server.enrol(site, self.name(site), directory)
+
+    def _issue(self) -> Callable[[Site, Path], None]:
+        """Certificates of an authority of the lab's own."""
+        directory = self.sites.root / "safe" / "authority"
+        authority = Authority.create(directory, clock=SystemClock(), name="lab")
+
+        def issue(site: Site, directory: Path) -> None:
+            authority.issue(self.name(site)).save(directory, self.name(site))
+            replace_file(directory / "authority.crt", authority.certificate_pem, mode=0o644)
+            replace_file(directory / "revoked.pem", authority.revoked_path.read_bytes(), mode=0o644)
+
+        return issue
 
     @staticmethod
     def configuration(site: Site) -> Path:
@@ -69,7 +89,14 @@ class Gateways:
 
     def _settings(self, site: Site, spool_bytes: int) -> dict[str, object]:
         home = site.directory / "gateway"
-        other = self.sites.b if site is self.sites.a else self.sites.a
+        others = [one for one in self.sites.sites if one is not site]
+        listen: dict[str, object] = {"host": site.address, "port": TRANSFER_PORT}
+        found: dict[str, object] = {
+            "peers": {self.name(one): f"https://{one.address}:{TRANSFER_PORT}" for one in others}
+        }
+        if self.server is not None:
+            listen["advertise"] = f"https://{site.address}:{TRANSFER_PORT}"
+            found = {"server": {"directory": str(home / "tls")}}
         return {
             "name": self.name(site),
             "site": site.name.lower(),
@@ -80,7 +107,7 @@ class Gateways:
             "store": f"file://{home / 'store'}",
             "base_dir": str(site.disks / "replicas"),
             "vault_key": str(home / "vault.key"),
-            "listen": {"host": site.address, "port": TRANSFER_PORT},
+            "listen": listen,
             "tls": {
                 "cert": str(home / "tls" / f"{self.name(site)}.crt"),
                 "key": str(home / "tls" / f"{self.name(site)}.key"),
@@ -93,7 +120,7 @@ class Gateways:
                 "scratch_dir": str(site.scratch),
                 "socket_dir": str(site.sockets),
             },
-            "peers": {self.name(other): f"https://{other.address}:{TRANSFER_PORT}"},
+            **found,
         }
 
     def start(self, site: Site, *, environment: Mapping[str, str] | None = None) -> SiteProcess:
@@ -133,16 +160,18 @@ class Gateways:
         return GatewayClient(self.control_socket(site))
 
     def stop(self) -> None:
-        """Ask both to end."""
+        """Ask all to end."""
         for process in self.running.values():
             process.stop()
         self.running.clear()
 
-    def protect(self, machine: str, *, copy_frequency_seconds: float = 5.0) -> ProtectionStatus:
-        """Protect a machine of site A at site B, as ``secondsite protect`` does."""
+    def protect(
+        self, machine: str, *, copy_frequency_seconds: float = 5.0, at: Site | None = None
+    ) -> ProtectionStatus:
+        """Protect a machine of a site, A if not said, at the other one, as ``secondsite protect`` does."""
         key = VaultKey.load(self.recovery_key)
         identity = self.recovery_key.stat()
-        a, b = self.sites.sites
+        a, b = (self.sites.a, self.sites.b) if at in (None, self.sites.a) else (self.sites.b, self.sites.a)
         with self.client(a) as client:
             question = client.challenge()
             request = ProtectRequest(
@@ -167,16 +196,3 @@ class GatewayEnded(SecondsiteError):
     happened = "The gateway of site {site} ended right after its start: {output}"
     cause = "Its configuration or its surroundings are not what it needs."
     action = "Read {log}."
-
-
-def encode_toml(settings: Mapping[str, object], path: str = "") -> str:
-    """A mapping of strings, numbers, booleans and mappings as TOML; tables after plain values."""
-    plain, tables = [], []
-    for name, value in settings.items():
-        if isinstance(value, Mapping):
-            table = f"{path}.{name}" if path else name
-            tables.append(f"\n[{table}]\n{encode_toml(value, table)}")
-        else:
-            # TOML writes strings, whole numbers and booleans as JSON does
-            plain.append(f"{name} = {json.dumps(value, ensure_ascii=False)}\n")
-    return "".join(plain + tables)

@@ -34,9 +34,13 @@ MODULES = (
     "virtio_net",
     "virtio_console",
     "virtio_rng",
+    "virtio_scsi",
+    "sr_mod",
+    "isofs",
     "af_packet",
     "evdev",
     "button",
+    "efivarfs",
 )
 
 _ADDRESS_SCRIPT = b"""#!/bin/sh
@@ -49,7 +53,7 @@ _SHUTDOWN_SCRIPT = b"""#!/bin/sh
 echo "SHUTDOWN" >/dev/console
 killall workload 2>/dev/null
 sync
-umount /sys-disk /data-disk 2>/dev/null
+umount /sys-disk /data-disk /more/* 2>/dev/null
 poweroff -f
 """
 

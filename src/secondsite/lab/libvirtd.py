@@ -18,7 +18,7 @@ from secondsite.lab.cache import cache_directory
 from secondsite.lab.place import Site
 
 # Site networks as a guest sees them; production differs by site, as real sites do.
-GUEST_SUBNETS = {"A": "192.168.50", "B": "192.168.60"}
+GUEST_SUBNETS = {"A": "192.168.50", "B": "192.168.60", "C": "192.168.70"}
 # The first QEMU probe of a new libvirtd takes about 8 s on a quiet machine.
 LIBVIRT_SECONDS_MAX = 120.0
 

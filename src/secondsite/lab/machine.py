@@ -27,6 +27,8 @@ from secondsite.lab.witness import RECORDS_CHANNEL
 
 # Names that Debian's profile of virt-aa-helper lets it look at (/**.img), where AppArmor is on.
 KERNEL, INITRAMFS = "kernel.img", "initramfs.img"
+# Debian's package ovmf
+UEFI_CODE, UEFI_VARIABLES = "/usr/share/OVMF/OVMF_CODE_4M.fd", "/usr/share/OVMF/OVMF_VARS_4M.fd"
 AGENT_CHANNEL = "org.qemu.guest_agent.0"
 # Emulated on two busy cores the guest needs 4 to 20 s.
 BOOT_SECONDS_MAX = 180.0
@@ -45,6 +47,22 @@ class GuestSpec:
     record_slots: int = 16384  # 64 MiB on each disk: five minutes of records at 50 a second
     pause_us: int = 20_000  # between two records
     memory_mib: int = 192
+    uefi: bool = False
+    agent: bool = True  # has the port of a guest agent, and one that listens there
+    more_disks_bytes: tuple[int, ...] = ()  # behind the two with records: vdc and so on
+    # fixed ones such as 192.168.50.101/24, an adapter each; none: one adapter, its address asked for
+    addresses: tuple[str, ...] = ()
+
+    @property
+    def disks_bytes(self) -> dict[str, int]:
+        """The size of each disk, by target name."""
+        sizes = (self.system_bytes, self.data_bytes, *self.more_disks_bytes)
+        return {f"vd{letter}": size for letter, size in zip("abcdefgh", sizes, strict=False)}
+
+    @property
+    def hardware_addresses(self) -> tuple[str, ...]:
+        """Of the adapters with a fixed address; of QEMU's range, with an end that says whose they are."""
+        return tuple(f"52:54:00:5e:c0:{number:02x}" for number in range(1, len(self.addresses) + 1))
 
     @property
     def command_line(self) -> str:
@@ -85,7 +103,12 @@ class Guest:
     @property
     def disk_paths(self) -> dict[str, Path]:
         """The image of each disk, by target name."""
-        return {target: self.site.disks / f"{self.name}-{target}.qcow2" for target in ("vda", "vdb")}
+        return {target: self.site.disks / f"{self.name}-{target}.qcow2" for target in self.spec.disks_bytes}
+
+    @property
+    def variables_path(self) -> Path:
+        """Where a UEFI guest's firmware keeps its variables."""
+        return self.site.disks / f"{self.name}_VARS.fd"
 
     @property
     def console_log(self) -> Path:
@@ -103,8 +126,10 @@ class Guest:
             domain.create()
 
     def wait_ready(self, seconds: float = BOOT_SECONDS_MAX) -> None:
-        """Wait until its init has come to its end and the guest agent answers."""
+        """Wait until its init has come to its end and the guest agent, if it has one, answers."""
         wait_console(self.console_log, "READY", root=self.site.root, seconds=seconds)
+        if not self.spec.agent:
+            return
         processes.wait_until(
             self.agent_answers,
             what=f"the guest agent of {self.name}",
@@ -174,7 +199,9 @@ class Guest:
         """Pull the plug, undefine it and delete its disks; checkpoints of anyone go with it."""
         self.destroy()
         with self._domain() as domain:
-            domain.undefineFlags(libvirt.VIR_DOMAIN_UNDEFINE_CHECKPOINTS_METADATA)
+            domain.undefineFlags(
+                libvirt.VIR_DOMAIN_UNDEFINE_CHECKPOINTS_METADATA | libvirt.VIR_DOMAIN_UNDEFINE_NVRAM
+            )
         for path in (*self.disk_paths.values(), self.console_log):
             path.unlink(missing_ok=True)
 
@@ -193,13 +220,16 @@ def create_guest(site: Site, boot: BootFiles, spec: GuestSpec | None = None) -> 
     for path, name in ((boot.kernel, KERNEL), (boot.initramfs, INITRAMFS)):
         if not (boot_directory / name).exists():
             shutil.copy(path, boot_directory / name)
-    sizes = {"vda": spec.system_bytes, "vdb": spec.data_bytes}
     for target, path in guest.disk_paths.items():
         with tempfile.TemporaryDirectory(dir=site.disks) as temporary:
             content = Path(temporary) / "content"
             content.mkdir(mode=0o755)
-            (_fill_system if target == "vda" else _fill_data)(content, spec)
-            _make_disk(path, sizes[target], spec.record_slots, content)
+            if target == "vda":
+                _fill_system(content, spec)
+            elif target == "vdb":
+                _fill_data(content, spec)
+            slots = spec.record_slots if target in ("vda", "vdb") else 0
+            _make_disk(path, spec.disks_bytes[target], slots, content)
     with contextlib.closing(site.connect()) as connection:
         connection.defineXML(domain_xml(guest))
         connection.storagePoolLookupByName(site.pool).refresh()
@@ -219,12 +249,16 @@ def domain_xml(guest: Guest) -> str:
         for target, path in guest.disk_paths.items()
     )
     console = f"/var/log/libvirt/qemu/{guest.name}-console.log"
+    firmware = f"""
+    <loader readonly='yes' type='pflash'>{UEFI_CODE}</loader>
+    <nvram template='{UEFI_VARIABLES}'>{guest.variables_path}</nvram>"""
+    agent = f"<channel type='unix'><target type='virtio' name='{AGENT_CHANNEL}'/></channel>"
     return f"""
 <domain type='qemu'>
   <name>{escape(guest.name)}</name>
   <memory unit='MiB'>{spec.memory_mib}</memory><vcpu>1</vcpu>
   <os>
-    <type arch='x86_64' machine='q35'>hvm</type>
+    <type arch='x86_64' machine='q35'>hvm</type>{firmware if spec.uefi else ""}
     <kernel>{boot / KERNEL}</kernel><initrd>{boot / INITRAMFS}</initrd>
     <cmdline>{escape(spec.command_line)}</cmdline>
   </os>
@@ -232,14 +266,20 @@ def domain_xml(guest: Guest) -> str:
   <on_reboot>restart</on_reboot><on_crash>destroy</on_crash>
   <devices>
     <emulator>/usr/bin/qemu-system-x86_64</emulator>{disks}
-    <interface type='network'><source network='{guest.site.network}'/><model type='virtio'/></interface>
+    {_adapters(guest)}
     <serial type='pty'><log file='{console}' append='on'/><target port='0'/></serial>
-    <channel type='unix'><target type='virtio' name='{AGENT_CHANNEL}'/></channel>
+    {agent if spec.agent else ""}
     <channel type='unix'><target type='virtio' name='{RECORDS_CHANNEL}'/></channel>
     <rng model='virtio'><backend model='random'>/dev/urandom</backend></rng>
     <memballoon model='none'/>
   </devices>
 </domain>"""
+
+
+def _adapters(guest: Guest) -> str:
+    macs = [f"<mac address='{address}'/>" for address in guest.spec.hardware_addresses] or [""]
+    rest = f"<source network='{guest.site.network}'/><model type='virtio'/>"
+    return "".join(f"<interface type='network'>{mac}{rest}</interface>" for mac in macs)
 
 
 def wait_console(log: Path, text: str, *, root: Path, seconds: float = BOOT_SECONDS_MAX) -> str:
@@ -288,7 +328,13 @@ def _make_disk(path: Path, size_bytes: int, slots: int, content: Path) -> None:
 
 
 def _fill_system(content: Path, spec: GuestSpec) -> None:
-    """Real files of this machine, until there are `files_bytes` of them."""
+    """Its fixed addresses, and real files of this machine until there are `files_bytes` of them."""
+    if spec.addresses:
+        lines = [
+            f"{mac} {address}" for mac, address in zip(spec.hardware_addresses, spec.addresses, strict=True)
+        ]
+        (content / "etc").mkdir()
+        (content / "etc" / "addresses").write_text("\n".join(lines) + "\n")
     left = spec.files_bytes
     for source in sorted(Path("/usr/lib").rglob("*")):
         if left <= 0:

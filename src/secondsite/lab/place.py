@@ -15,7 +15,12 @@ from secondsite.lab import processes
 from secondsite.lab.errors import LabAbsent
 
 LINE_SUBNET = "10.77.0"
-ADDRESSES = {"A": f"{LINE_SUBNET}.1", "B": f"{LINE_SUBNET}.2", "wan": f"{LINE_SUBNET}.254"}
+ADDRESSES = {
+    "A": f"{LINE_SUBNET}.1",
+    "B": f"{LINE_SUBNET}.2",
+    "C": f"{LINE_SUBNET}.3",
+    "wan": f"{LINE_SUBNET}.254",
+}
 
 
 @dataclass(frozen=True)

@@ -50,7 +50,7 @@ def run(
     except FileNotFoundError as missing:
         raise LabToolMissing(what=words[0]) from missing
     if done.returncode != 0:
-        output = (done.stderr.strip() or done.stdout.strip())[-2000:]
+        output = (done.stderr.strip() or done.stdout.strip())[-8000:]
         raise LabCommandFailed(command=" ".join(words), exit_code=done.returncode, output=output)
     return done.stdout
 

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import contextlib
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
 from secondsite.base.clock import SystemClock
 from secondsite.base.errors import RemoteError
-from secondsite.gateway.client import GatewayClient
-from secondsite.gateway.messages import (
+from secondsite.gateway.control.client import GatewayClient
+from secondsite.gateway.messages.gateway import PointSummary
+from secondsite.gateway.messages.testfailover import (
     CleanUp,
-    PointSummary,
     StartTestFailover,
     TestFailoverState,
     TestFailoverStatus,
@@ -39,19 +40,26 @@ class Tested:
     expected: Expectation
 
 
+def begun_at_the_gateway(client: GatewayClient, machine: str, point: PointSummary) -> TestFailoverStatus:
+    """Have the gateway itself begin a test failover."""
+    return client.start_test_failover(machine, StartTestFailover(point=str(point.number), network="isolated"))
+
+
 def test_failover(
-    client: GatewayClient, site: Site, witness: Witness, machine: str, point: PointSummary
+    client: GatewayClient,
+    site: Site,
+    witness: Witness,
+    point: PointSummary,
+    begin: Callable[[], TestFailoverStatus],
 ) -> Tested:
-    """Boot `machine` from `point` at `site`, isolated, and prove what it finds.
+    """Boot a machine from `point` at `site`, isolated, and prove what it finds. begin: asks for it.
 
     Raises:
         LabProofFailed: the guest's checker found damage, a lost acknowledged record or a later one.
         RemoteError: the gateway could not start it.
     """
     requested_at, requested = SystemClock().utc(), time.monotonic()
-    status = client.start_test_failover(
-        machine, StartTestFailover(point=str(point.number), network="isolated")
-    )
+    status = begin()
     first_line_at = 0.0
 
     def started() -> TestFailoverStatus | None:

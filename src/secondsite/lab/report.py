@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from secondsite.base.units import MIB, format_bytes, format_seconds
-from secondsite.gateway.messages import ProtectionStatus
+from secondsite.gateway.messages.gateway import ProtectionStatus
 
 
 @dataclass

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
+from pathlib import Path
 
 from rich.console import Console
 from rich.live import Live
@@ -19,8 +20,9 @@ from rich.text import Text
 
 from secondsite.base.errors import SecondsiteError
 from secondsite.base.units import format_bytes, format_seconds
-from secondsite.gateway.client import GatewayClient
-from secondsite.gateway.messages import FirstCopy, ProtectionState, ProtectionStatus
+from secondsite.gateway.control.client import GatewayClient
+from secondsite.gateway.messages.gateway import FirstCopy, ProtectionState, ProtectionStatus
+from secondsite.gateway.messages.testfailover import TestFailoverState, TestFailoverStatus
 from secondsite.lab import processes
 from secondsite.lab.report import Figures
 
@@ -48,6 +50,29 @@ class FirstCopyResult:
     status: ProtectionStatus
 
 
+def taken_up(client: GatewayClient, machine: str, root: Path) -> ProtectionStatus:
+    """Wait until the gateway works towards what the server wants; its status then."""
+
+    def found() -> ProtectionStatus | None:
+        return next((one for one in client.status().protections if one.name == machine), None)
+
+    return processes.wait_until(found, what=f"the protection of {machine}", root=root, seconds=120)
+
+
+def test_begun(client: GatewayClient, machine: str, root: Path) -> TestFailoverStatus:
+    """Wait until the gateway has begun the test failover that the server asks for; it then."""
+
+    def found() -> TestFailoverStatus | None:
+        standing = (TestFailoverState.INITIATED, TestFailoverState.COMPLETED)
+        tests = client.test_failovers()
+        return next((one for one in tests if one.machine_name == machine and one.state in standing), None)
+
+    return processes.wait_until(found, what=f"the test failover of {machine}", root=root, seconds=120)
+
+
+test_begun.__test__ = False  # type: ignore[attr-defined]  # not a test, whatever its name
+
+
 def first_copy(client: GatewayClient, status: ProtectionStatus, console: Console) -> FirstCopyResult:
     """Show a bar until the first point is committed."""
     columns = (
@@ -69,7 +94,8 @@ def first_copy(client: GatewayClient, status: ProtectionStatus, console: Console
             if status.first_copy is not None:
                 data_bytes = max(data_bytes, status.first_copy.done_bytes)
                 bar.update(task, completed=data_bytes, total=status.first_copy.total_bytes or None)
-                if not console.is_terminal and time.monotonic() - said_at > LINE_SECONDS:
+                known = status.first_copy.total_bytes > 0
+                if known and not console.is_terminal and time.monotonic() - said_at > LINE_SECONDS:
                     said_at = time.monotonic()
                     console.print(describe_copy(status.first_copy), highlight=False)
             processes.pause(POLL_SECONDS)

@@ -7,6 +7,10 @@ from typing import Protocol
 
 import msgspec
 
+# In an event's data: something is wrong until another event ends it; the code of the event this one ends.
+LASTS = "lasts"
+ENDS = "ends"
+
 
 class Severity(enum.Enum):
     """How much it matters to a person."""

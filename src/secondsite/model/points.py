@@ -89,7 +89,11 @@ class Point(PointProposal, frozen=True, kw_only=True):
 
 
 class Claim(msgspec.Struct, frozen=True, kw_only=True):
-    """An epoch claim: from its number on, only points of its epoch count."""
+    """An epoch claim: from its number on, only points of its epoch count.
+
+    An epoch is one more than the one before. Where a machine has gone to and fro between stores, the first
+    claim of a store leaps over the epochs that were the other's: over all stores, a machine's never go back.
+    """
 
     machine: MachineId
     machine_name: str
@@ -100,6 +104,8 @@ class Claim(msgspec.Struct, frozen=True, kw_only=True):
     reason: str  # first copy, resync, failover, reversal, roll-back
     nonce: str
     claimed_at: str
+    # the epoch in force before, where epochs between the two were another store's; left out: one less
+    former: int | msgspec.UnsetType = msgspec.UNSET
 
 
 class Span(msgspec.Struct, frozen=True, kw_only=True):

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import itertools
 import re
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from statistics import median
 from typing import Annotated
@@ -128,15 +128,35 @@ def in_words(seconds: float) -> str:
 
 
 @dataclass(frozen=True)
+class Served:
+    """What a server wants to be kept of a machine. by: which of its policies says so, for people."""
+
+    policy: RetentionPolicy
+    by: str
+
+
+def none_served(_machine: MachineId) -> Served | None:
+    """Without a server."""
+    return None
+
+
+@dataclass(frozen=True)
 class Policies:
-    """What is kept of which machine."""
+    """What is kept of which machine: as a server says, else as the gateway's configuration does."""
 
     default: RetentionPolicy = field(default_factory=RetentionPolicy.default)
     machines: dict[MachineId, RetentionPolicy] = field(default_factory=dict)
+    served: Callable[[MachineId], Served | None] = none_served  # as of now
 
     def of(self, machine: MachineId) -> RetentionPolicy:
         """The machine's policy."""
-        return self.machines.get(machine, self.default)
+        served = self.served(machine)
+        return served.policy if served is not None else self.machines.get(machine, self.default)
+
+    def source(self, machine: MachineId) -> str:
+        """Who says so, for people."""
+        served = self.served(machine)
+        return served.by if served is not None else "this gateway's configuration"
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ next one more, unthinned; that is counted too.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from statistics import median
 
 from secondsite.model.retention import RetentionPolicy
@@ -57,12 +57,22 @@ class Share:
 
 
 @dataclass(frozen=True)
+class WindowCost:
+    """What one window of a policy lists at most, beside the latest point."""
+
+    every_seconds: float  # 0: every point
+    reach_seconds: float
+    points: int
+
+
+@dataclass(frozen=True)
 class Cost:
     """What a policy costs once every window is full."""
 
     points: int  # listed at most
     journal_bytes: int  # stored at most
     shares: tuple[Share, ...]  # one a window that thins
+    windows: tuple[WindowCost, ...] = field(default=(), compare=False)
 
 
 def churn_of(pieces: Sequence[Piece]) -> Churn | None:
@@ -95,7 +105,8 @@ def cost_of(policy: RetentionPolicy, churn: Churn, *, disk_bytes: int) -> Cost:
     disk_bytes: the size of all disks; one point of a bucket never holds more.
     """
     points, stored, begin = 1, 0.0, 0.0
-    shares = []
+    shares: list[Share] = []
+    listed: list[WindowCost] = []
     windows = policy.windows
     for index, window in enumerate(windows):
         length = window.reach_seconds - begin
@@ -103,13 +114,16 @@ def cost_of(policy: RetentionPolicy, churn: Churn, *, disk_bytes: int) -> Cost:
         # what waits for its bucket to leave as a whole
         coarser = windows[index + 1].every_seconds if index + 1 < len(windows) else window.every_seconds
         if not window.every_seconds:
-            points += int((length + coarser) / churn.point_seconds)
+            count = int((length + coarser) / churn.point_seconds)
+            points += count
+            listed.append(WindowCost(0.0, window.reach_seconds, count))
             stored += (length + coarser) * churn.stored_bytes_per_second
             continue
         share = share_of(churn, window.every_seconds)
         shares.append(share)
         buckets = int(-(-(length + coarser) // window.every_seconds))
         points += buckets
+        listed.append(WindowCost(window.every_seconds, window.reach_seconds, buckets))
         bucket = share.share * window.every_seconds * churn.stored_bytes_per_second
         stored += buckets * min(bucket, disk_bytes)
-    return Cost(points, int(stored), tuple(shares))
+    return Cost(points, int(stored), tuple(shares), tuple(listed))

@@ -55,6 +55,31 @@ class Limits(_Section):
     stop_seconds: Annotated[int, Field(ge=1, le=600)] = 15  # what requests in progress get at the end
 
 
+class BackupSettings(_Section):
+    """How often the server's own state is backed up, and where to; sealed with a key made of master.key."""
+
+    # 0: only when asked for. The work between the newest backup and a loss is lost at the server.
+    every_minutes: Annotated[int, Field(ge=0, le=7 * 24 * 60)] = 60
+    keep: Annotated[int, Field(ge=2, le=10_000)] = 48  # at every place; the oldest go
+    gateways: bool = True  # into the store of every gateway that has one
+    # one place more: file:///directory, s3://bucket/prefix or az://container/prefix
+    url: str | None = None
+    credentials: Path | None = None  # NAME=VALUE lines with the object store's variables, mode 0600
+    # While a standby follows: a copy whenever something changed, so often at most; 0: backups only
+    copy_seconds: Annotated[int, Field(ge=0, le=24 * 3600)] = 60
+
+
+class StandbySettings(_Section):
+    """How this machine follows the active server while it is a standby; read in that role only."""
+
+    # the replica store of its own site: file:///directory, s3://bucket/prefix or az://container/prefix
+    store: str | None = None
+    credentials: Path | None = None
+    active: str | None = None  # https://host[:port] of the active server: asked whether anything is newer
+    look_seconds: Annotated[float, Field(ge=0.1, le=3600)] = 15.0
+    late_minutes: Annotated[float, Field(gt=0, le=7 * 24 * 60)] = 15.0  # further behind: told, and measured
+
+
 class ServerConfig(_Section):
     """The whole file; every setting has a default."""
 
@@ -69,6 +94,8 @@ class ServerConfig(_Section):
     listen: Listen = Listen()
     tls: Tls | None = None
     limits: Limits = Limits()
+    backup: BackupSettings = BackupSettings()
+    standby: StandbySettings | None = None
 
     def database_url(self) -> str:
         """Where the state lives."""

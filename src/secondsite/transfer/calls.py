@@ -50,16 +50,17 @@ class Call(_Wire):
 
     id: _Id
     method: Literal["GET", "PUT", "POST", "DELETE"]
-    path: Annotated[str, Field(pattern=r"^/v1/[!-~]*$", max_length=1024)]  # with its query
+    path: Annotated[str, Field(pattern=r"^/v1/[!-~]*$", max_length=4096)]  # with its query
     body: Annotated[str, Field(max_length=CALL_BODY_BYTES_MAX)] = ""  # JSON
     job: Annotated[str, Field(max_length=64)] = ""
     epoch: Annotated[int, Field(ge=0, le=2**53)] = 0
 
 
 class Calls(_Wire):
-    """What to do next, in the order they were made; empty: nothing within the time."""
+    """What to do next, in the order they were made; none: nothing within the time, or something is wanted."""
 
     calls: tuple[Call, ...] = ()
+    generation: Annotated[int, Field(ge=-1, le=2**53)] = -1  # of what is wanted (`desired`); -1: not said
 
 
 class Ask(_Wire):
@@ -68,6 +69,8 @@ class Ask(_Wire):
     room: Annotated[int, Field(ge=1, le=UNDER_WAY_MAX)]
     under_way: Annotated[tuple[_Id, ...], Field(max_length=UNDER_WAY_MAX)] = ()
     wait_seconds: Annotated[float, Field(ge=0, le=WAIT_SECONDS_MAX)] = WAIT_SECONDS_MAX
+    # of what is wanted, as it was last heard: a newer one ends the waiting; -1: it is not to be told
+    generation: Annotated[int, Field(ge=-1, le=2**53)] = -1
 
 
 class Answer(_Wire):

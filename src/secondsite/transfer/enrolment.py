@@ -6,6 +6,8 @@
     POST /api/v1/gateways/self/certificate   Renew -> Enrolled   mutual TLS from here on
     POST /api/v1/gateways/self/heartbeats    Heartbeat -> HeartbeatAnswer
     GET  /api/v1/gateways/self/revocations   -> RevocationsAnswer
+    GET  /api/v1/gateways/self/trust         -> TrustAnswer
+    POST /api/v1/gateways/self/revocations   KnownRevocations -> RevocationsAnswer   once to each incarnation
 
 The proof is a signature over `proof_message`, which binds the server's nonce, the request for a certificate
 and all that is said beside it; a nonce counts once.
@@ -38,6 +40,7 @@ PATH_CERTIFICATES = "/api/v1/enrolment/certificates"
 PATH_RENEW = "/api/v1/gateways/self/certificate"
 PATH_HEARTBEATS = "/api/v1/gateways/self/heartbeats"
 PATH_REVOCATIONS = "/api/v1/gateways/self/revocations"
+PATH_TRUST = "/api/v1/gateways/self/trust"
 
 
 class ClockOff(SecondsiteError):
@@ -94,6 +97,8 @@ class Enrol(_Wire):
     sent_at: _Time  # the gateway's clock, RFC 3339 UTC
     request: _Pem  # PKCS 10, PEM
     proof: _Short
+    # whether the server may know the machines of its hosts at once; each cloud can be published later
+    publish: Literal["all", "none"] = "all"
 
 
 class Renew(_Wire):
@@ -114,6 +119,7 @@ class Enrolled(_Answer):
     authority: str  # PEM
     revocations: str  # PEM
     valid_until: str
+    trust: str = ""  # PEM of every authority to trust, `authority` among them; empty: that one alone
 
 
 class Heartbeat(_Wire):
@@ -126,6 +132,10 @@ class Heartbeat(_Wire):
     protected: _Small = 0
     points: _Count = 0
     health: Literal["Normal", "Warning", "Critical", "Unknown"] = "Unknown"
+    # where other gateways of the vault reach its listener; None: it listens for none, or does not say
+    url: Annotated[str, Field(pattern=r"^https://[!-~]{1,250}$")] | None = None
+    # `transfer.trust.trust_id` of the authorities it trusts
+    trust: Annotated[str, Field(pattern="^[0-9a-f]{0,64}$")] = ""
 
 
 class HeartbeatAnswer(_Answer):
@@ -135,6 +145,11 @@ class HeartbeatAnswer(_Answer):
     revocation_number: int
     refresh: int = 0  # above the last one answered: report again at once
     friendly_name: str = ""
+    generation: int = 0  # of what the server wants of the gateway (`transfer.desired`)
+    trust: str = ""  # of the authorities to trust: another than the gateway's means that it fetches them
+    renew: bool = False  # its certificate is of an authority that goes: the next one now
+    # where this server and its standbys are reached, itself first; none: there are no standbys
+    servers: Annotated[tuple[str, ...], Field(max_length=16)] = ()
 
 
 class RevocationsAnswer(_Answer):
@@ -144,9 +159,23 @@ class RevocationsAnswer(_Answer):
     pem: str
 
 
+class TrustAnswer(_Answer):
+    """The authorities to trust from now on: PEM, one after the other, the one that signs first."""
+
+    pem: str
+
+
+class KnownRevocations(_Wire):
+    """The newest list a gateway has: a server restored from a backup may have lost what is in it."""
+
+    pem: Annotated[str, Field(max_length=1024 * 1024)]
+
+
 def proof_message(enrol: Enrol) -> bytes:
     """All that a gateway says when it enrols but the proof, in one fixed form."""
     said = enrol.model_dump(by_alias=True, exclude={"proof"})
+    if enrol.publish == "all":
+        del said["publish"]  # as gateways say it that know no other
     body = json.dumps(said, sort_keys=True, ensure_ascii=True, separators=(",", ":"))
     return b"secondsite enrolment 1\n" + body.encode()
 

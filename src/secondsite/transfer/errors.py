@@ -123,6 +123,16 @@ class ClaimRefused(SecondsiteError):
     action = "Reprotect the machine from the side that is the authority now; nothing was changed."
 
 
+class StopRefused(SecondsiteError):
+    """What was told of a stop in order does not hold any more."""
+
+    code = "link.stop-refused"
+    outcome = Outcome.REFUSED
+    happened = "That machine {machine} stands still on point {point} was not noted: {why}."
+    cause = "The stop was cancelled, or something followed the point that it named as its last."
+    action = "Stop it again (`secondsite failover stop`)."
+
+
 class CacheFull(SecondsiteError):
     """The spool is at its limit."""
 

@@ -11,6 +11,7 @@ import contextlib
 import socket
 import ssl
 import threading
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import msgspec
@@ -32,6 +33,7 @@ from secondsite.transfer.protocols import (
     Peer,
     Receiver,
     SegmentName,
+    StopNote,
     WrappedKey,
 )
 from secondsite.transfer.tls import (
@@ -71,6 +73,11 @@ class Answer(msgspec.Struct, frozen=True):
     headers: dict[str, str] = {}
 
 
+def _unknown_room() -> int | None:
+    """Nobody said how much room there is."""
+    return None
+
+
 class IngestServer:
     """Listens on `address` (host, port; port 0 takes a free one) and calls `receiver`."""
 
@@ -84,7 +91,10 @@ class IngestServer:
         clock: Clock,
         events: EventSink,
         limits: IngestLimits | None = None,
+        room: Callable[[], int | None] = _unknown_room,
     ) -> None:
+        """room: free bytes for replicas, where that is known."""
+        self._room = room
         self._receiver = receiver
         self._files = files
         self._address = address
@@ -236,7 +246,7 @@ class IngestServer:
                 connection,
                 head,
                 buffer,
-                name=self._name,
+                health=self._health,
                 limits=limits,
                 events=self._events,
             )
@@ -245,6 +255,13 @@ class IngestServer:
             self._reply(connection, head.start[0], answer, close=close)
             if close:
                 return
+
+    def _health(self, peer: Peer) -> dict[str, str]:
+        """What a peer may know of us. Texts only: an older peer reads them all."""
+        free = self._room()
+        known = {} if free is None else {"freeBytes": str(free)}
+        at = self._clock.utc().isoformat()
+        return {"name": self._name, "version": __version__, "you": peer.name, "at": at, **known}
 
     def _reply(self, connection: Wire, method: str, answer: Answer, *, close: bool) -> None:
         headers = {"content-length": str(len(answer.body))}
@@ -269,12 +286,12 @@ class _Exchange:
         head: Head,
         buffer: memoryview,
         *,
-        name: str,
+        health: Callable[[Peer], dict[str, str]],
         limits: IngestLimits,
         events: EventSink,
     ) -> None:
         self._receiver = receiver
-        self._name = name
+        self._health = health
         self._limits = limits
         self._events = events
         self._connection = connection
@@ -314,7 +331,7 @@ class _Exchange:
 
     def _dispatch(self, peer: Peer, method: str, route: wire.Route) -> Answer:
         if route.kind == "health":
-            return _json(200, {"name": self._name, "version": __version__, "you": peer.name})
+            return _json(200, self._health(peer))
         self._receiver.authorise(peer, route.machine)
         match route.kind:
             case "head":
@@ -342,6 +359,11 @@ class _Exchange:
                 terms = wire.decode(self._body(wire.ADOPTION_BYTES_MAX), AdoptionTerms, peer=peer.name)
                 wire.check_terms(terms, route.machine, peer=peer.name)
                 return _json(200, self._receiver.adopt(peer, terms))
+            case "stop":
+                note = wire.decode(self._body(wire.STOP_BYTES_MAX), StopNote, peer=peer.name)
+                wire.check_stop(note, route.machine, peer=peer.name)
+                self._receiver.note_stop(peer, note)
+                return _json(200, {})
         assert route.segment is not None
         if method == "HEAD":
             offset, complete = self._receiver.segment_offset(peer, route.segment)

@@ -20,11 +20,11 @@ import msgspec
 
 from secondsite.base.clock import Clock
 from secondsite.base.errors import InvalidInput, RemoteError, SecondsiteError
-from secondsite.base.units import MIB
+from secondsite.base.units import KIB, MIB
 from secondsite.model.ids import KeyId, MachineId
 from secondsite.model.points import Claim, PointProposal, SegmentRef
 from secondsite.transfer import wire
-from secondsite.transfer.bandwidth import TokenBucket
+from secondsite.transfer.bandwidth import MachineLimits, NoLimits, TokenBucket
 from secondsite.transfer.errors import (
     CertificateRefused,
     LinkDown,
@@ -43,6 +43,7 @@ from secondsite.transfer.protocols import (
     DigestQuery,
     Payload,
     SegmentName,
+    StopNote,
     TargetHead,
     WrappedKey,
 )
@@ -56,6 +57,8 @@ from secondsite.transfer.tls import (
 )
 
 BLOCK_BYTES = 1 * MIB
+# Under a machine's own limit: small enough that nobody takes the pauses in between for a dead link.
+LIMITED_BYTES = 64 * KIB
 CONNECT_SECONDS = 10.0
 IDLE_SECONDS = 30.0
 # A commit of a first copy checks a quarter of a million objects at the target before it answers.
@@ -86,6 +89,7 @@ class HttpsLink:
         clock: Clock,
         connections: int = 4,
         bandwidth: TokenBucket | None = None,
+        limits: MachineLimits | None = None,
         idle_seconds: float = IDLE_SECONDS,
     ) -> None:
         parts = urlsplit(url)
@@ -96,6 +100,7 @@ class HttpsLink:
         self._files = files
         self._clock = clock
         self._bandwidth = bandwidth or TokenBucket(None, clock)
+        self._limits = limits or NoLimits()
         self._idle_seconds = idle_seconds
         self._slots = threading.BoundedSemaphore(connections)
         self._lock = threading.Lock()
@@ -151,10 +156,10 @@ class HttpsLink:
             }
             connection.send_head("PUT", target, headers, ref.stored_bytes - offset)
             for block in _blocks(payload, offset, ref.stored_bytes):
-                self._bandwidth.take(len(block), cancel or self._closed)
-                if cancel is not None and cancel.is_set():
-                    raise TransferCancelled(what=f"segment {ref.id}")
-                connection.send(block)
+                for piece in self._paced(machine, block, cancel or self._closed):
+                    if cancel is not None and cancel.is_set():
+                        raise TransferCancelled(what=f"segment {ref.id}")
+                    connection.send(piece)
             connection.answer(seconds=ANSWER_SECONDS)
 
         try:
@@ -166,6 +171,17 @@ class HttpsLink:
             raise
         with self._lock:
             self._interrupted.discard(name)
+
+    def _paced(self, machine: MachineId, block: memoryview, cancel: threading.Event) -> Iterator[memoryview]:
+        """The block in pieces, each once it may leave. Raises TransferCancelled."""
+        limit = self._limits.of(machine)
+        size = len(block) if limit is None else LIMITED_BYTES
+        for start in range(0, len(block), size):
+            piece = block[start : start + size]
+            if limit is not None:
+                limit.take(len(piece), cancel)
+            self._bandwidth.take(len(piece), cancel)
+            yield piece
 
     def put_key(self, machine: MachineId, key: KeyId, wrapped: bytes) -> None:
         """See `Link`."""
@@ -201,6 +217,10 @@ class HttpsLink:
         """See `Link`."""
         target = f"/v1/machines/{terms.machine}/adoption"
         return self._json("POST", target, msgspec.json.encode(terms), Adoption)
+
+    def note_stop(self, note: StopNote) -> None:
+        """See `Link`."""
+        self._json("POST", f"/v1/machines/{note.machine}/stop", msgspec.json.encode(note), dict[str, str])
 
     def close(self) -> None:
         """See `Link`."""

@@ -21,6 +21,7 @@ from secondsite.transfer.protocols import (
     Peer,
     Receiver,
     SegmentName,
+    StopNote,
     TargetHead,
 )
 
@@ -107,6 +108,12 @@ class MemoryLink:
         self._up()
         wire.check_terms(terms, terms.machine, peer=self._peer.name)
         return self._receiver.adopt(self._peer, terms)
+
+    def note_stop(self, note: StopNote) -> None:
+        """See `Link`."""
+        self._up()
+        wire.check_stop(note, note.machine, peer=self._peer.name)
+        self._receiver.note_stop(self._peer, note)
 
     def close(self) -> None:
         """See `Link`."""

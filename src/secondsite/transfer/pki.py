@@ -32,6 +32,7 @@ from secondsite.transfer.certificates import (
     sign_leaf,
     sign_revocations,
 )
+from secondsite.transfer.trust import signed_by
 
 PEM_BYTES_MAX = 1024 * 1024
 URI_PREFIX = "secondsite:gateway:"
@@ -167,8 +168,8 @@ def read_certificate(path: Path) -> CertificateFacts:
     return CertificateFacts(name, found.serial_number, found.not_valid_before_utc, found.not_valid_after_utc)
 
 
-def revoked_serials(path: Path, issuer: x509.Certificate) -> frozenset[int]:
-    """The serial numbers in a revocation list signed by `issuer`.
+def revoked_serials(path: Path, *issuers: x509.Certificate) -> frozenset[int]:
+    """The serial numbers in a revocation list signed by one of `issuers`.
 
     Raises InvalidInput when the file is not such a list: a damaged list must not read as an empty one.
     """
@@ -176,7 +177,6 @@ def revoked_serials(path: Path, issuer: x509.Certificate) -> frozenset[int]:
         listed = x509.load_pem_x509_crl(read_limited(path, size_bytes_max=PEM_BYTES_MAX))
     except ValueError as error:
         raise InvalidInput(what=f"revocation list {path}", why=str(error)) from None
-    public = issuer.public_key()
-    if not isinstance(public, ec.EllipticCurvePublicKey) or not listed.is_signature_valid(public):
+    if not signed_by(listed, issuers):
         raise InvalidInput(what=f"revocation list {path}", why="it is not signed by the trusted authority")
     return frozenset(entry.serial_number for entry in listed)

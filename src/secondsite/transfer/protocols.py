@@ -137,9 +137,13 @@ class TargetHead(msgspec.Struct, frozen=True, kw_only=True):
     number: int = 0  # of the newest record that counts, claim or point
     hash: str = ZERO_HASH  # of that record
     epoch: int = 0
-    claimant: str | None = None  # who may write in that epoch
+    claimant: str | None = None  # who may write in that epoch; "": nobody, its replica was deleted
     point: CommittedPoint | None = None  # the newest point that counts, of any epoch
     adoption: Adoption | None = None  # what a first copy may begin with; None where there is a point
+    # The sealed record of the claim in force, where it is a failover or undoes one; to who does not write
+    # the last such, also when others followed. The source believes what its own key opens, not who tells it.
+    claim: bytes | None = None
+    committed: bool = False  # that claim's failover was committed: nothing rolls it back any more
 
     @property
     def point_in_epoch(self) -> CommittedPoint | None:
@@ -148,7 +152,10 @@ class TargetHead(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ClaimRequest(msgspec.Struct, frozen=True, kw_only=True):
-    """A source asks to be the writer from now on (rule 2). `expected_*` is the head it has seen."""
+    """A source asks to be the writer from now on (rule 2). `expected_*` is the head it has seen.
+
+    above: the machine's highest epoch in any other journal, as far as the source knows: this one is above it.
+    """
 
     machine: MachineId
     machine_name: str
@@ -156,6 +163,19 @@ class ClaimRequest(msgspec.Struct, frozen=True, kw_only=True):
     nonce: str  # 32 hexadecimal digits, random
     expected_number: int
     expected_hash: str
+    above: int = 0
+
+
+class StopNote(msgspec.Struct, frozen=True, kw_only=True):
+    """A source stands still, stopped in order, and `point` holds all it ever wrote; or it is to run again.
+
+    A move in order loses nothing as long as the target has this and has not heard otherwise since: so a
+    source lets its machine run only after it has said so, and has seen afterwards that nobody claimed it.
+    """
+
+    machine: MachineId
+    operation: str  # of the stop: 32 hexadecimal digits
+    point: int  # the newest record of the journal; 0: the stop is void
 
 
 class DigestQuery(msgspec.Struct, frozen=True, kw_only=True):
@@ -226,6 +246,9 @@ class Link(Protocol):
         Codes: ``adopt.refused`` (it does not fit the disks and is not offered any more), ``adopt.gone``.
         """
 
+    def note_stop(self, note: StopNote) -> None:
+        """Tell that the machine was stopped in order, or is to run again. Code: ``link.stop-refused``."""
+
     def close(self) -> None:
         """End the connections; calls in progress fail."""
 
@@ -281,6 +304,9 @@ class Receiver(Protocol):
 
     def adopt(self, peer: Peer, terms: AdoptionTerms) -> Adoption:
         """Make an adopted copy ready for the peer's first copy; says how far it is."""
+
+    def note_stop(self, peer: Peer, note: StopNote) -> None:
+        """Keep it, durably, for as long as nothing follows that point."""
 
 
 def error_code(error: SecondsiteError) -> str:

@@ -10,19 +10,21 @@ from __future__ import annotations
 import random
 import threading
 from collections import deque
-from dataclasses import dataclass, field
 
 from secondsite.base.clock import Clock
 from secondsite.base.errors import SecondsiteError
 from secondsite.base.units import MIB
+from secondsite.base.uploads import Uploads
 from secondsite.model.events import EventSink, Severity
 from secondsite.model.ids import MachineId
 from secondsite.model.points import PointProposal, SegmentRef
+from secondsite.transfer.bandwidth import MachineLimits
 from secondsite.transfer.errors import CacheFull, HashMismatch, PayloadLost, ShipmentLost, TransferCancelled
 from secondsite.transfer.protocols import CommittedPoint, Link, Payload, error_code
 from secondsite.transfer.retry import RetryPolicy, retry
 from secondsite.transfer.shipping import Shipment
 from secondsite.transfer.spool import Batch, Spool
+from secondsite.transfer.turns import LOOK_SECONDS, Item, Totals, Turns
 
 # Two segments for each of four connections, and some: enough that no connection waits for the encoder.
 MEMORY_BYTES_MAX = 64 * MIB
@@ -31,33 +33,6 @@ MEMORY_BYTES_MAX = 64 * MIB
 SPILL_SECONDS = 1.0
 # A segment that arrives damaged that often is damaged where it is read from.
 MISMATCHES_MAX = 5
-
-
-@dataclass(eq=False)
-class _Item:
-    """One segment that the target does not have yet."""
-
-    shipment: _Shipment
-    order: int
-    ref: SegmentRef
-    data: bytes | bytearray | memoryview | None  # None: it is in the cache
-    busy: bool = False  # a worker is sending it
-    mismatches: int = 0
-    failures_before: int = 0  # of the link when a worker took it
-
-
-@dataclass
-class _Totals:
-    """Figures of a shipper, changed under its lock."""
-
-    memory_bytes: int = 0
-    queued_bytes: int = 0
-    sent_bytes: int = 0
-    failures: int = 0  # of the link in a row; 0: the last try worked
-    slow: bool = False  # the link was too slow lately to wait for
-    queue: deque[_Item] = field(
-        default_factory=deque
-    )  # bounded: memory by memory_bytes, the rest by the cache
 
 
 class LinkShipper:
@@ -71,6 +46,7 @@ class LinkShipper:
         clock: Clock,
         chance: random.Random,
         events: EventSink,
+        limits: MachineLimits | None = None,
         connections: int = 3,
         memory_bytes_max: int = MEMORY_BYTES_MAX,
         spill_seconds: float = SPILL_SECONDS,
@@ -81,12 +57,14 @@ class LinkShipper:
         self._clock = clock
         self._chance = chance
         self._events = events
+        self._turns = Turns(limits, connections)
         self._memory_bytes_max = memory_bytes_max
         self._spill_seconds = spill_seconds
         self._policy = policy or RetryPolicy()
         self._changed = threading.Condition()
         self._closing = threading.Event()
-        self._totals = _Totals()
+        self._totals = Totals()
+        self.uploads = Uploads()
         self._shipments = [_Shipment(self, batch) for batch in spool.batches()]
         for shipment in self._shipments:
             shipment.requeue()
@@ -164,7 +142,7 @@ class LinkShipper:
         """Where to."""
         return self._link
 
-    def take_into_memory(self, item: _Item, cancel: threading.Event | None) -> bool:
+    def take_into_memory(self, item: Item, cancel: threading.Event | None) -> bool:
         """Queue a segment in memory when there is room for it soon; False: the cache must take it."""
         size_bytes = item.ref.stored_bytes
         with self._changed:
@@ -181,7 +159,7 @@ class LinkShipper:
             self.enqueue(item)
         return True
 
-    def enqueue(self, item: _Item) -> None:
+    def enqueue(self, item: Item) -> None:
         """Queue a segment; the caller holds `changed`."""
         self._totals.queue.append(item)
         self._totals.queued_bytes += item.ref.stored_bytes
@@ -212,7 +190,7 @@ class LinkShipper:
                     return
                 self._changed.wait(min(left, 0.1))
 
-    def spilled(self, item: _Item) -> None:
+    def spilled(self, item: Item) -> None:
         """The cache has it now: its memory is free."""
         with self._changed:
             if item.data is not None:
@@ -282,25 +260,32 @@ class LinkShipper:
                 lost = ShipmentLost(machine=item.shipment.machine, what=item.ref.id, why=str(error))
                 self._failed(item, lost)
 
-    def _next(self) -> _Item | None:
+    def _next(self) -> Item | None:
         with self._changed:
             while not self._closing.is_set():
-                if not self._totals.queue:
-                    self._changed.wait(1.0)
+                item = self._turns.next(self._totals.queue)
+                if item is None:
+                    self._changed.wait(LOOK_SECONDS if self._totals.queue else 1.0)
                     continue
-                item = self._totals.queue.popleft()
                 if item.shipment.error is None:
-                    item.busy = True
+                    self._turns.begin(item)
                     item.failures_before = self._totals.failures
                     return item
                 self._finish(item)  # of a shipment that failed for good
         return None
 
-    def _send(self, item: _Item) -> None:
+    def _send(self, item: Item) -> None:
         payload: Payload | None = item.data
         if payload is None:
             payload = item.shipment.batch.payload(item.ref)
-        self._link.send_segment(item.shipment.machine, item.ref, payload, cancel=item.shipment.cancel)
+        self.uploads.tried(again=item.tries > 0)
+        item.tries += 1
+        try:
+            self._link.send_segment(item.shipment.machine, item.ref, payload, cancel=item.shipment.cancel)
+        except BaseException:
+            self.uploads.failed()
+            raise
+        self.uploads.arrived(item.ref.stored_bytes)
         item.shipment.batch.acknowledge(item.order, item.ref)
         with self._changed:
             recovered, self._totals.failures = self._totals.failures > 0, 0
@@ -309,7 +294,7 @@ class LinkShipper:
         if recovered:
             self._events.emit("ship.link-back", Severity.INFORMATION, "segments reach the other site again")
 
-    def _failed(self, item: _Item, error: SecondsiteError) -> None:
+    def _failed(self, item: Item, error: SecondsiteError) -> None:
         if error_code(error) == HashMismatch.code:
             item.mismatches += 1
             if item.mismatches >= MISMATCHES_MAX:
@@ -323,7 +308,7 @@ class LinkShipper:
                 self._finish(item)
             return
         with self._changed:
-            item.busy = False
+            self._turns.end(item)
             self._totals.queue.appendleft(item)
             # workers that were under way together count as one failure
             attempt = self._totals.failures = max(self._totals.failures, item.failures_before + 1)
@@ -337,9 +322,9 @@ class LinkShipper:
         if first:
             self._events.emit("ship.link-trouble", Severity.WARNING, str(error))
 
-    def _finish(self, item: _Item) -> None:
+    def _finish(self, item: Item) -> None:
         """The caller holds `changed`."""
-        item.busy = False
+        self._turns.end(item)
         if item.data is not None:
             item.data = None
             self._totals.memory_bytes -= item.ref.stored_bytes
@@ -359,7 +344,7 @@ class _Shipment:
         self.batch = batch
         self.cancel = threading.Event()
         self.error: SecondsiteError | None = None
-        self.waiting: dict[int, _Item] = {}  # by order: added, and not at the target yet
+        self.waiting: dict[int, Item] = {}  # by order: added, and not at the target yet
         self._refs: dict[int, SegmentRef] = batch.entries()
         self.next_order = max(first_order, *(order + 1 for order in self._refs), 0)
 
@@ -410,7 +395,7 @@ class _Shipment:
         """See `shipping.Shipment`."""
         assert self.proposal is None, "a sealed shipment takes no more segments"
         with self._shipper.changed:
-            item = _Item(self, self.next_order, ref, data)
+            item = Item(self, self.next_order, ref, data)
             self.next_order += 1
             self._refs[item.order] = ref
         try:
@@ -458,7 +443,7 @@ class _Shipment:
         """After a restart: queue what the target does not have."""
         with self._shipper.changed:
             for order, ref in self.batch.pending():
-                self._shipper.enqueue(_Item(self, order, ref, None))
+                self._shipper.enqueue(Item(self, order, ref, None))
 
     def resend(self) -> None:
         """The target misses segments it had acknowledged: send all again. Raises ShipmentLost."""
@@ -468,7 +453,7 @@ class _Shipment:
                 why = f"the target misses segments, and {ref.id} is not in the cache any more"
                 raise ShipmentLost(machine=self.machine, what=what, why=why)
             with self._shipper.changed:
-                self._shipper.enqueue(_Item(self, order, ref, None))
+                self._shipper.enqueue(Item(self, order, ref, None))
 
     def wait_sent(self, cancel: threading.Event) -> None:
         """Wait until the target has everything."""

@@ -94,6 +94,10 @@ class Spool:
         """How much it may hold."""
         return self._limit_bytes
 
+    def set_limit(self, limit_bytes: int) -> None:
+        """How much it may hold from now on; what it holds above that stays until it is sent."""
+        self._limit_bytes = limit_bytes
+
     @property
     def used_bytes(self) -> int:
         """How much it holds, segments the target has already included."""

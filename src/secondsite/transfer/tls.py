@@ -59,7 +59,7 @@ class Revocation:
 
     def __init__(self, files: TlsFiles) -> None:
         pem = read_limited(files.authority, size_bytes_max=PEM_BYTES_MAX)
-        self._issuer = x509.load_pem_x509_certificate(pem)
+        self._issuers = x509.load_pem_x509_certificates(pem)
         self._path = files.revoked
         self._lock = threading.Lock()
         self._stamp: tuple[int, int, int] | None = None
@@ -73,7 +73,7 @@ class Revocation:
             status = self._path.stat()
             stamp = (status.st_ino, status.st_size, status.st_mtime_ns)
             if stamp != self._stamp:
-                self._serials = revoked_serials(self._path, self._issuer)
+                self._serials = revoked_serials(self._path, *self._issuers)
                 self._stamp = stamp
             return serial in self._serials
 

@@ -10,6 +10,7 @@
     POST /v1/machines/{m}/points       PointProposal         -> CommittedPoint
     POST /v1/machines/{m}/digests      DigestQuery           -> DigestAnswer, both MessagePack
     POST /v1/machines/{m}/adoption     AdoptionTerms         -> Adoption
+    POST /v1/machines/{m}/stop         StopNote
 
 Bodies but segments, keys and digests are JSON; an error's body is `SecondsiteError.as_dict()`.
 """
@@ -30,7 +31,7 @@ from secondsite.journal.format import PROPOSAL_BYTES_MAX
 from secondsite.model.ids import KeyId, MachineId, disk_id, key_id, machine_id, segment_id
 from secondsite.model.points import PointProposal
 from secondsite.transfer.errors import CertificateRefused, PeerNotAllowed, ProtocolViolation
-from secondsite.transfer.protocols import AdoptionTerms, ClaimRequest, DigestQuery, SegmentName
+from secondsite.transfer.protocols import AdoptionTerms, ClaimRequest, DigestQuery, SegmentName, StopNote
 
 PORT = 9443
 # A segment holds at most 16 MiB of data, and blocks that do not shrink are stored as they are: sealing, index
@@ -55,7 +56,9 @@ RANGE_NUMBER_MAX = 2**43  # of the largest size an image may have, 2^63 bytes
 # Tens of disks, some hundred bytes each.
 ADOPTION_BYTES_MAX = 64 * KIB
 
-_OF_MACHINES = ("head", "claims", "points", "digests", "adoption")
+STOP_BYTES_MAX = 4 * KIB
+
+_OF_MACHINES = ("head", "claims", "points", "digests", "adoption", "stop")
 _HEX64 = re.compile(r"[0-9a-f]{64}\Z")
 _HEX32 = re.compile(r"[0-9a-f]{32}\Z")
 _EPOCH = re.compile(r"[1-9]\d{0,7}\Z")
@@ -66,7 +69,7 @@ T = TypeVar("T")
 class Route(msgspec.Struct, frozen=True, kw_only=True):
     """A request's target, parsed."""
 
-    kind: str  # "health", "head", "segment", "key", "claims", "points", "digests" or "adoption"
+    kind: str  # "health", "head", "segment", "key", "claims", "points", "digests", "adoption" or "stop"
     machine: MachineId = MachineId("")
     segment: SegmentName | None = None
     key: KeyId = KeyId("")
@@ -81,6 +84,7 @@ METHODS = {
     "points": ("POST",),
     "digests": ("POST",),
     "adoption": ("POST",),
+    "stop": ("POST",),
 }
 
 
@@ -165,6 +169,12 @@ def check_terms(terms: AdoptionTerms, machine: MachineId, *, peer: str) -> None:
         raise ProtocolViolation(peer=peer, why="the terms' disks or id do not fit together")
     for disk in terms.disks:
         key_id(disk.key_id)
+
+
+def check_stop(note: StopNote, machine: MachineId, *, peer: str) -> None:
+    """Raise ProtocolViolation unless the note is of its URL's machine and makes sense."""
+    if note.machine != machine or not _HEX32.match(note.operation) or not 0 <= note.point < 10**16:
+        raise ProtocolViolation(peer=peer, why="a note of a stop that does not parse")
 
 
 def check_claim(request: ClaimRequest, machine: MachineId, *, peer: str) -> None:

@@ -6,6 +6,7 @@ import contextlib
 import http.client
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -18,7 +19,7 @@ from typing import Any
 import pytest
 
 from secondsite.base.clock import SystemClock
-from secondsite.gateway.client import UnixConnection
+from secondsite.gateway.messages.unixconnection import UnixConnection
 from secondsite.journal.keys import VaultKey
 
 SECONDS_MAX = 40.0
@@ -137,6 +138,19 @@ def _begin_something(socket: Path) -> tuple[int, str]:
         connection.close()
 
 
+def _look_around(place: Place, config: Path, tls: str) -> None:
+    """What a gateway has of what it needs, how it goes to its server, and what else goes out."""
+    checked = json.loads(place.run("gateway", "check", "gateway-a", "--json"))
+    assert [one for one in checked["checks"] if not one["ok"]] == []
+    assert {"gateway.certificate", "store.write"} <= {one["code"] for one in checked["checks"]}
+    assert "directly: it answers" in place.run("gateway", "proxy", "try", "--directory", tls)
+    shown = json.loads(place.run("gateway", "outbound", "--config", str(config), "--json"))["outbound"]
+    out, own = shown
+    assert f"https://{out['host']}:{out['port']}" == place.url
+    # where it says that it is: its configuration names no port, so this is not where the test found it
+    assert (own["source"], own["host"], own["port"]) == ("said by the server", "127.0.0.1", 443)
+
+
 def test_from_the_key_to_the_end(place: Place) -> None:
     directory = place.directory
     log, key, socket = directory / "gateway.log", directory / "north.key", directory / "control.sock"
@@ -156,9 +170,13 @@ def test_from_the_key_to_the_end(place: Place) -> None:
         "north",
         "--out",
         tls,
+        "--publish",
+        "none",
         given=secret,
     )
     assert "registered in the vault Nørth" in said
+    [cloud] = json.loads(place.run("cloud", "list", "Nørth", "--json"))
+    assert (cloud["name"], cloud["published"]) == ("gateway-a", False)
     assert place.gateway()["connectionStatus"] == "NeverConnected"
     config = _configure(place)
     with process(log, "gateway", "--config", str(config)) as running:
@@ -171,6 +189,7 @@ def test_from_the_key_to_the_end(place: Place) -> None:
         refreshed = json.loads(place.run("gateway", "refresh", "gateway-a", "--json"))
         assert refreshed["refreshAnswered"] == refreshed["refreshAsked"] == 1
         assert refreshed["lastContact"] > shown["lastContact"]
+        _look_around(place, config, tls)
         for pid in (place.pid, running.pid):
             arguments = Path(f"/proc/{pid}/cmdline").read_bytes() + Path(f"/proc/{pid}/environ").read_bytes()
             assert secret.encode() not in arguments
@@ -191,8 +210,13 @@ def test_from_the_key_to_the_end(place: Place) -> None:
         assert operation in audited
     logs = log.read_text() + (directory / "server.log").read_text() + audited
     private = (directory / "tls" / "gateway-a.key").read_text().splitlines()[1]
-    for hidden in (secret, private, (directory / "state" / "master.key").read_text().splitlines()[1]):
+    [vault_key] = re.findall(r"^key: (\S{44})$", (directory / "vault.key").read_text(), re.MULTILINE)
+    master = (directory / "state" / "master.key").read_text().splitlines()[1]
+    for hidden in (secret, private, vault_key, master):
         assert hidden not in logs
+    for line in log.read_text().splitlines():
+        assert {"at", "level", "logger", "text"} <= set(json.loads(line)), line
+    assert '"code":"server.let-go"' in log.read_text()
 
 
 def test_a_key_that_is_no_key_is_told_without_being_shown(place: Place) -> None:

@@ -2,25 +2,33 @@
 
 from __future__ import annotations
 
+import functools
 import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from cyclopts import App
 
 from secondsite.cli.document import command_paths, commands_markdown, help_text
-from secondsite.cli.main import COMMANDS, move_options
+from secondsite.cli.main import build_app, move_options
 from support.control import run_command
 
 ROOT = Path(__file__).resolve().parents[3]
 PATHS = list(command_paths())
-LEAVES = [words for words in PATHS if not isinstance(COMMANDS[words[0]], dict) or len(words) == 2]
+LEAVES = [words for words in PATHS if not any(words == longer[: len(words)] != longer for longer in PATHS)]
+
+
+@functools.cache
+def whole() -> App:
+    """All commands; made once, as for the document of them."""
+    return build_app(plain=True, eager=True)
 
 
 @pytest.mark.parametrize("words", LEAVES, ids=" ".join)
 def test_every_command_shows_an_example_of_itself(words: list[str]) -> None:
-    text = help_text(words)
+    text = help_text(words, whole())
     assert "For example:" in text
     example = " ".join(text.split("For example:")[1].split())
     # options of a group may stand before its word

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from secondsite.cli.main import main
-from secondsite.gateway.config import GatewayConfig, load_config
+from secondsite.gateway.common.config import GatewayConfig, load_config
 
 TEXT = (Path(__file__).resolve().parents[3] / "docs" / "install.md").read_text()
 CONFIGURATIONS = re.findall(r"```toml\n(.*?)```", TEXT, re.DOTALL)

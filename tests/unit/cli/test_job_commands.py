@@ -6,8 +6,10 @@ import json
 
 import pytest
 
-from secondsite.cli import jobs
-from secondsite.cli.common import Listing
+from secondsite.base.errors import RemoteError, SecondsiteError
+from secondsite.cli.common.gateways import Listing
+from secondsite.cli.server import jobs
+from secondsite.client.connection import ServerUnreachable
 from secondsite.client.messages import JobDetail, JobProblem, JobQuestion, JobStep
 
 ID = "019a2b3c-0000-7000-8000-000000000000"
@@ -28,6 +30,7 @@ def job(state: str, description: str = "", **more: object) -> JobDetail:
         "error": None,
         "warnings": 0,
         "created_by": "maria",
+        "vault_id": None,
         "parent": None,
         "restart_of": None,
         "created_at": "2026-01-01T00:00:00.000000Z",
@@ -45,15 +48,18 @@ def job(state: str, description: str = "", **more: object) -> JobDetail:
 class Script:
     """In place of a client: gives one answer after the other, the last one for ever."""
 
-    def __init__(self, *answers: JobDetail) -> None:
+    def __init__(self, *answers: JobDetail | SecondsiteError) -> None:
         self.answers = list(answers)
 
     def job(self, name: str) -> JobDetail:
         assert name == ID
-        return self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]
+        answer = self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]
+        if isinstance(answer, SecondsiteError):
+            raise answer
+        return answer
 
 
-def _follow(*answers: JobDetail, as_json: bool = False) -> int:
+def _follow(*answers: JobDetail | SecondsiteError, as_json: bool = False) -> int:
     return jobs.follow_job(Script(*answers), ID, Listing(json=as_json))  # type: ignore[arg-type]
 
 
@@ -71,6 +77,29 @@ def test_a_followed_job_tells_each_change_once(capsys: pytest.CaptureFixture[str
         "Protect shop: 100% Succeeded",
     ]
     assert "Protect shop: Succeeded, 100%, by maria" in shown.out
+
+
+def test_a_server_that_goes_away_is_waited_for(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Killed, restarted, or another one's turn: the job goes on, and so does who looks at it."""
+    gone = ServerUnreachable(server="https://server", why="Connection refused")
+    busy = RemoteError({"code": "server.not-ready", "outcome": "unavailable", "happened": "It is stopping."})
+    running = job("InProgress")
+    assert _follow(running, gone, gone, busy, running, job("Succeeded"), as_json=True) == 0
+    assert json.loads(capsys.readouterr().out)["stateDescription"] == "Succeeded"
+    assert _follow(running, gone, gone, running, job("Succeeded")) == 0
+    assert capsys.readouterr().err.splitlines() == [
+        "Protect shop: 50% InProgress",
+        f"{gone.sentences()[0]} Looking again; the job does not need this command.",
+        "Protect shop: 50% InProgress",
+        "Protect shop: 50% Succeeded",
+    ]
+    with pytest.raises(RemoteError):
+        _follow(running, RemoteError({"code": "people.token-unknown", "outcome": "refused"}))
+    monkeypatch.setattr(jobs, "AWAY_SECONDS_MAX", 0.0)
+    with pytest.raises(ServerUnreachable):
+        _follow(running, gone)
 
 
 def test_a_failure_is_told_in_sentences_with_its_exit_code(capsys: pytest.CaptureFixture[str]) -> None:

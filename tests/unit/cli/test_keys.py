@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 
 from secondsite.base.clock import SystemClock
-from secondsite.gateway import keyrotation
-from secondsite.gateway.control import ControlServices
-from secondsite.gateway.controlserver import serve_control
-from secondsite.gateway.keyrotation import KeyRotation
-from secondsite.gateway.recoverykey import RecoveryKeyGuard
+from secondsite.gateway.control.server import serve_control
+from secondsite.gateway.control.services import ControlServices
+from secondsite.gateway.keys import rotation as keyrotation
+from secondsite.gateway.keys.recoverykey import RecoveryKeyGuard
+from secondsite.gateway.keys.rotation import KeyRotation
 from secondsite.journal.keys import VaultKey
 from support.control import Events, Ran, run_command
 from support.replicas import make_replica

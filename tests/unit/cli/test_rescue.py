@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 
 from secondsite.base.clock import FakeClock
-from secondsite.gateway.bases import open_base_for_writing
-from secondsite.gateway.qcow2 import Qcow2Base
+from secondsite.gateway.target.bases import open_base_for_writing
+from secondsite.gateway.target.qcow2 import Qcow2Base
 from secondsite.journal.bases import BaseImage, RawBase
 from secondsite.journal.keys import KeyRing, VaultKey
 from secondsite.journal.names import log_name
@@ -222,7 +222,7 @@ def test_a_moved_base_is_asked_for_only_where_there_is_one(replica: Replica, tmp
 
 def test_take_over_claims_the_epoch_before_anything_boots(replica: Replica) -> None:
     """Through the role: the command itself needs a hypervisor, tests/e2e has it."""
-    from secondsite.gateway.rescue import Rescue
+    from secondsite.gateway.recovery.rescue import Rescue
 
     opened = Rescue(str(replica.store_path), replica.key_file)
     claim = opened.take_over(SHOP, claimant="rescue by tester", clock=FakeClock())
@@ -230,6 +230,21 @@ def test_take_over_claims_the_epoch_before_anything_boots(replica: Replica) -> N
     head = replica.journal.head()
     assert (head.epoch, head.claim) == (2, claim)
     assert [point.number for point in replica.journal.points()] == sorted(replica.contents)
+
+
+def test_what_a_gateway_took_over_is_not_taken_from_it_unasked(replica: Replica) -> None:
+    from secondsite.gateway.recovery.rescue import Rescue, TakenOverBefore
+
+    head, clock = replica.journal.head(), FakeClock()
+    replica.journal.claim(name="shop", claimant="gateway-b", reason="failover", clock=clock, expected=head)
+    opened = Rescue(str(replica.store_path), replica.key_file)
+    with pytest.raises(TakenOverBefore, match="gateway-b took it over in epoch 2"):
+        opened.take_over(SHOP, claimant="rescue by ann", clock=clock)
+    with pytest.raises(TakenOverBefore):
+        opened.take_over(SHOP, claimant="rescue by ann", clock=clock, over="gateway-c")
+    assert replica.journal.head().epoch == 2
+    assert opened.take_over(SHOP, claimant="rescue by ann", clock=clock, over="gateway-b").epoch == 3
+    assert opened.take_over(SHOP, claimant="rescue by ann", clock=clock).epoch == 4, "it is ours by now"
 
 
 @pytest.fixture(params=["raw", "qcow2"])

@@ -78,7 +78,8 @@ def test_the_report_shows_what_stays_and_what_it_costs(target: Target) -> None:
     shown = target.run("retention", "show")
     assert shown.code == 0, shown.err
     lines = shown.out.splitlines()
-    assert lines[0] == "shop: every point for 2 h, one every 1 h for 1 d, one every 2 h for 7 d"
+    kept = "every point for 2 h, one every 1 h for 1 d, one every 2 h for 7 d"
+    assert lines[0] == f"shop: {kept} (by this gateway's configuration)"
     assert lines[1] == "  points     6 listed, 2026-05-04 12:00:00Z to 2026-05-04 12:00:25Z"
     assert lines[2].endswith(", no bases")
     assert lines[3] == "  next pass  nothing to do"

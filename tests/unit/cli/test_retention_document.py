@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from secondsite.cli.main import main
-from secondsite.gateway.config import RetentionSettings
+from secondsite.gateway.common.config import RetentionSettings
 from secondsite.model.retention import RetentionPolicy
 
 TEXT = (Path(__file__).resolve().parents[3] / "docs" / "retention.md").read_text()

@@ -19,10 +19,11 @@ import pytest
 
 from secondsite.base.clock import SystemClock
 from secondsite.fabrics.memory import MemoryFabric
-from secondsite.gateway.control import BODY_BYTES_MAX, ControlServices
-from secondsite.gateway.controlserver import SocketInUse, bind_private, serve_control
-from secondsite.gateway.messages import DifferingRange, FirstCopy, ProtectionState
-from secondsite.gateway.recoverykey import RecoveryKeyGuard
+from secondsite.gateway.control.server import SocketInUse, bind_private, serve_control
+from secondsite.gateway.control.services import ControlServices
+from secondsite.gateway.keys.recoverykey import RecoveryKeyGuard
+from secondsite.gateway.messages.answers import BODY_BYTES_MAX
+from secondsite.gateway.messages.gateway import DifferingRange, FirstCopy, ProtectionState
 from secondsite.journal.keys import VaultKey
 from secondsite.model.events import Severity
 from secondsite.model.ids import DiskId

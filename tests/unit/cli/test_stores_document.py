@@ -10,7 +10,7 @@ import pytest
 
 from secondsite.base.errors import Outcome
 from secondsite.cli.main import main
-from secondsite.gateway.config import GatewayConfig
+from secondsite.gateway.common.config import GatewayConfig
 from secondsite.journal import store_object_clients
 from secondsite.journal.probe import Verdict
 from support.object_servers import Azurite, SeaweedFS

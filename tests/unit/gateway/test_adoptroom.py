@@ -10,10 +10,10 @@ import pytest
 
 from secondsite.base.errors import SecondsiteError
 from secondsite.base.units import GIB, MIB
-from secondsite.gateway.adopterrors import AdoptionNoRoom, ImageChanged, ImageInUse, ImageRefused
-from secondsite.gateway.adoptimage import look_at, open_image, require_unchanged
-from secondsite.gateway.adoptrecord import RefsLog
-from secondsite.gateway.adoptroom import TargetSite, require_room_in_a_record
+from secondsite.gateway.adopt.image import look_at, open_image, require_unchanged
+from secondsite.gateway.adopt.record import RefsLog
+from secondsite.gateway.adopt.room import TargetSite, require_room_in_a_record
+from secondsite.gateway.messages.adopterrors import AdoptionNoRoom, ImageChanged, ImageInUse, ImageRefused
 from secondsite.journal.errors import RecordTooLarge
 from secondsite.model.ids import DiskId, KeyId, MachineId, SegmentId
 from secondsite.model.machines import Disk, Machine, PowerState

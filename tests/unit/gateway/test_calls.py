@@ -11,18 +11,20 @@ import pytest
 from pydantic import ValidationError
 
 from secondsite.base.clock import SystemClock
-from secondsite.gateway import calls as module
-from secondsite.gateway.calls import (
+from secondsite.gateway.common.fences import JOBS_MAX, Fences, FencesDamaged, StepOutdated
+from secondsite.gateway.uplink import calls as module
+from secondsite.gateway.uplink.calls import (
     CallNotPermitted,
     ControlUnreachable,
     StepMissing,
     Uplink,
+    Wishes,
     check_call,
     over_socket,
 )
-from secondsite.gateway.fences import JOBS_MAX, Fences, FencesDamaged, StepOutdated
 from secondsite.transfer.calls import UNDER_WAY_MAX, Answer, Call
 from support.calls import MemoryCalls
+from support.until import until
 
 Started = Callable[[Callable[[Call], Answer]], MemoryCalls]
 
@@ -92,7 +94,7 @@ def test_anything_else_is_refused(fences: Fences, method: str, path: str) -> Non
         check_call(call_of(method, path), fences)
 
 
-@pytest.mark.parametrize("path", ["/v1/status\n", "/v2/status", "/v1/ x", "/v1/ü", "/v1/" + "a" * 1024])
+@pytest.mark.parametrize("path", ["/v1/status\n", "/v2/status", "/v1/ x", "/v1/ü", "/v1/" + "a" * 4096])
 def test_what_is_no_path_is_no_call(path: str) -> None:
     with pytest.raises(ValidationError):
         get(path=path)
@@ -115,13 +117,13 @@ def test_a_step_of_an_older_epoch_is_refused_also_after_a_restart(tmp_path: Path
 def test_planted_bug_fences_that_are_not_written_are_caught(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("secondsite.gateway.fences.replace_file", lambda *_, **__: None)
+    monkeypatch.setattr("secondsite.gateway.common.fences.replace_file", lambda *_, **__: None)
     with pytest.raises(pytest.fail.Exception):
         test_a_step_of_an_older_epoch_is_refused_also_after_a_restart(tmp_path)
 
 
 def test_fences_keep_the_jobs_used_last(fences: Fences, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("secondsite.gateway.fences.JOBS_MAX", 3)
+    monkeypatch.setattr("secondsite.gateway.common.fences.JOBS_MAX", 3)
     assert JOBS_MAX > 3
     for job in ("a", "b", "c"):
         fences.pass_or_refuse(job, 5)
@@ -232,3 +234,17 @@ def test_a_defect_in_one_call_does_not_stop_the_next(started: Started) -> None:
 def test_a_gateway_that_does_not_answer_is_told(tmp_path: Path) -> None:
     with pytest.raises(ControlUnreachable):
         over_socket(tmp_path / "none.sock")(get())
+
+
+def test_who_follows_the_servers_wishes_hears_of_them_with_its_work(tmp_path: Path) -> None:
+    server, heard = MemoryCalls(), [3]
+    server.generation = 4
+    fences = Fences(tmp_path / "fences.json")
+    wishes = Wishes(lambda: heard[-1], heard.append)
+    uplink = Uplink(server, lambda call: Answer(id=call.id, status=200), fences, SystemClock(), wishes)
+    uplink.start()
+    until(lambda: len(server.asked) > 1, "asked again")
+    uplink.close()
+    assert server.asked[0].generation == 3
+    assert server.asked[1].generation == 4
+    assert set(heard) == {3, 4}

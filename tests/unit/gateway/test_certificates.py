@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from secondsite.base.clock import FakeClock, SystemClock
-from secondsite.gateway.certificates import CertificateWatch
-from secondsite.gateway.events import EventLog
-from secondsite.gateway.receive import GatewayReceiver, PeerRule
+from secondsite.gateway.common.certificates import CertificateWatch
+from secondsite.gateway.common.events import EventLog
+from secondsite.gateway.target.receive import GatewayReceiver, PeerRule
 from secondsite.journal.store_memory import MemoryStore
 from secondsite.transfer.ingest import IngestServer
 from secondsite.transfer.link import HttpsLink

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 from secondsite.base.errors import SecondsiteError
 from secondsite.base.units import MIB, SUB_BLOCK_BYTES
-from secondsite.gateway.compare import RemoteDisk, Traffic, answer_from, packed, unpacked
-from secondsite.gateway.tables import DigestTable, Stamp
+from secondsite.gateway.source.compare import RemoteDisk, Traffic, answer_from, packed, unpacked
+from secondsite.gateway.source.tables import DigestTable, Stamp
 from secondsite.journal.compare import RANGE_BYTES, RANGE_SUB_BLOCKS
 from secondsite.journal.digests import Digests, no_digests, values_of
 from secondsite.model.ids import DiskId, KeyId

@@ -10,8 +10,8 @@ from typing import cast
 import pytest
 
 from secondsite.base.units import MIB
-from secondsite.gateway import encode
-from secondsite.gateway.encode import BATCH_BYTES, BATCHES, MORE_BATCHES, DiskTrack, Encoder
+from secondsite.gateway.source import encode
+from secondsite.gateway.source.encode import BATCH_BYTES, BATCHES, MORE_BATCHES, DiskTrack, Encoder
 from secondsite.journal.keys import DiskKey
 from secondsite.model.ids import DiskId, MachineId
 from secondsite.model.points import SegmentRef

@@ -11,10 +11,10 @@ import pytest
 
 from secondsite.base.clock import SystemClock
 from secondsite.base.units import KIB, MIB
-from secondsite.gateway import fingerprints as module
-from secondsite.gateway.fingerprints import Fingerprints
-from secondsite.gateway.receive import GatewayReceiver, PeerRule
-from secondsite.gateway.tables import DigestTable, Stamp
+from secondsite.gateway.source.tables import DigestTable, Stamp
+from secondsite.gateway.target import machinetables as module
+from secondsite.gateway.target.fingerprints import Fingerprints
+from secondsite.gateway.target.receive import GatewayReceiver, PeerRule
 from secondsite.journal.keys import DiskKey, VaultKey
 from secondsite.journal.state import Pin
 from secondsite.journal.store_memory import MemoryStore
@@ -118,7 +118,7 @@ def test_a_table_of_another_boot_is_void_unless_it_was_closed(
         table = DigestTable.create(tmp_path / f"{clean}", Stamp(1 * MIB, KEY, number=3))
         if clean:
             table.close()
-    monkeypatch.setattr("secondsite.gateway.tables.boot_id", lambda: b"another boot, yes"[:16])
+    monkeypatch.setattr("secondsite.gateway.source.tables.boot_id", lambda: b"another boot, yes"[:16])
     opened = DigestTable.open(tmp_path / "True")
     assert opened is not None
     assert opened.stamp.number == 3

@@ -17,8 +17,9 @@ import pytest
 
 from secondsite.base.clock import SystemClock
 from secondsite.base.units import KIB, MIB
-from secondsite.gateway import cycle, findings
-from secondsite.gateway.replicate import Replication
+from secondsite.gateway.source import cycle, findings
+from secondsite.gateway.source.pace import Policy
+from secondsite.gateway.source.replicate import Replication
 from secondsite.model.ids import DiskId
 from secondsite.model.machines import PowerState
 from secondsite.model.states import ItemState
@@ -66,11 +67,11 @@ class Scene:
 
     def off_noticed(self) -> None:
         """The loop has seen that the machine is off, and looked at its images."""
-        self.replication.set_policy(self.replication._policy.__class__(copy_frequency_seconds=0.05))
+        self.replication.set_policy(Policy(copy_frequency_seconds=0.05))
         self.until_told("fabric.source-off")
         source = self.replication._bench.source
         assert source.power() is PowerState.OFF
-        self.replication.set_policy(self.replication._policy.__class__(copy_frequency_seconds=3600))
+        self.replication.set_policy(Policy(copy_frequency_seconds=3600))
 
     def restart_gateway(self) -> None:
         self.rig.close()
@@ -242,20 +243,20 @@ def snapshot_taken_and_merged(scene: Scene) -> None:
 
 def migrated_away_and_back(scene: Scene) -> None:
     scene.fabric.migrate_away(scene.machine, "it runs at another host")
-    scene.replication.set_policy(scene.replication._policy.__class__(copy_frequency_seconds=0.05))
+    scene.replication.set_policy(Policy(copy_frequency_seconds=0.05))
     scene.until_told("fabric.source-moved")
     scene.change()  # at the other host, tracked by the bitmaps it took along
     scene.fabric.migrate_away(scene.machine, "")
-    scene.replication.set_policy(scene.replication._policy.__class__(copy_frequency_seconds=3600))
+    scene.replication.set_policy(Policy(copy_frequency_seconds=3600))
 
 
 def daemon_restarted(scene: Scene) -> None:
     scene.fabric.stop_daemon("connection refused")
-    scene.replication.set_policy(scene.replication._policy.__class__(copy_frequency_seconds=0.05))
+    scene.replication.set_policy(Policy(copy_frequency_seconds=0.05))
     scene.until_told("fabric.hypervisor-unreachable")
     scene.change()
     scene.fabric.stop_daemon("")
-    scene.replication.set_policy(scene.replication._policy.__class__(copy_frequency_seconds=3600))
+    scene.replication.set_policy(Policy(copy_frequency_seconds=3600))
 
 
 def clock_jumps(hours: int) -> Callable[[Scene], None]:
@@ -385,7 +386,7 @@ def test_a_disk_that_was_in_points_and_cannot_be_followed_any_more_holds_them(sc
     before = scene.rig.points()[-1].number
     machine = scene.fabric._find(scene.machine)
     machine.refused[DiskId("vdb")] = "disk vdb is raw"
-    scene.replication.set_policy(scene.replication._policy.__class__(copy_frequency_seconds=0.05))
+    scene.replication.set_policy(Policy(copy_frequency_seconds=0.05))
     scene.until_told("fabric.unprotectable")
     assert scene.rig.points()[-1].number == before
     assert scene.replication.board.show(spool_bytes=0).note.startswith("shop cannot be protected")

@@ -8,10 +8,10 @@ from datetime import timedelta
 import pytest
 
 from secondsite.base.errors import InvalidInput, SecondsiteError
-from secondsite.gateway.events import EventLog
-from secondsite.gateway.holds import Holds, HoldUnknown, holders
-from secondsite.gateway.messages import HoldRequest, PointHold
-from secondsite.gateway.upkeep import Upkeep
+from secondsite.gateway.common.events import EventLog
+from secondsite.gateway.messages.gateway import HoldRequest, PointHold
+from secondsite.gateway.target.holds import Holds, HoldUnknown, holders
+from secondsite.gateway.target.upkeep import Upkeep
 from secondsite.journal.episodes import EpisodeRecord, keep_episode
 from secondsite.journal.names import merged_prefix, segments_prefix
 from secondsite.model.retention import RetentionPolicy

@@ -6,8 +6,8 @@ import random
 
 import pytest
 
-from secondsite.gateway.mending import Mending, of_disk
-from secondsite.gateway.repair import bounded
+from secondsite.gateway.source.mending import Mending, of_disk
+from secondsite.gateway.target.repair import bounded
 from secondsite.model.extents import Extents
 from secondsite.model.ids import DiskId
 from secondsite.model.points import Consistency

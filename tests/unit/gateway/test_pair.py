@@ -3,29 +3,20 @@
 from __future__ import annotations
 
 import tempfile
-import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from secondsite.base.clock import SystemClock
 from secondsite.base.units import MIB
 from secondsite.fabrics.memory import MemoryFabric
-from secondsite.gateway.messages import ProtectionState
+from secondsite.gateway.messages.gateway import ProtectionState
 from secondsite.journal.chain import Journal
 from secondsite.journal.keys import KeyRing
 from secondsite.journal.store_local import LocalStore
 from secondsite.journal.view import open_view
 from support.gateway_pair import B, Pair
-
-
-def until(condition: Callable[[], bool], what: str, seconds: float = 60) -> None:
-    clock, never = SystemClock(), threading.Event()
-    end = clock.monotonic() + seconds
-    while not condition():
-        assert clock.monotonic() < end, f"{what} did not happen"
-        clock.wait(never, 0.02)
+from support.until import until
 
 
 @pytest.fixture

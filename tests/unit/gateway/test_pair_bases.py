@@ -12,22 +12,18 @@ import pytest
 
 from secondsite.base.units import MIB
 from secondsite.fabrics.memory import MemoryFabric
-from secondsite.gateway.client import GatewayClient
-from secondsite.gateway.messages import (
-    CleanUp,
-    ExportRequest,
-    ProtectionState,
-    StartTestFailover,
-    TestFailoverState,
-)
-from secondsite.gateway.qcow2 import Qcow2Base
-from secondsite.gateway.rescue import Rescue
-from secondsite.gateway.verdicts import VerificationState, VerifyRequest
+from secondsite.gateway.control.client import GatewayClient
+from secondsite.gateway.messages.gateway import ExportRequest, ProtectionState
+from secondsite.gateway.messages.testfailover import CleanUp, StartTestFailover, TestFailoverState
+from secondsite.gateway.messages.verdicts import VerificationState, VerifyRequest
+from secondsite.gateway.recovery.rescue import Rescue
+from secondsite.gateway.target.qcow2 import Qcow2Base
 from secondsite.journal.chain import Journal
 from secondsite.model.ids import MachineId
 from secondsite.nbd.client import NbdClient
-from support.bases import gone, until, using, wait_gone
+from support.bases import gone, using, wait_gone
 from support.gateway_pair import B, Pair
+from support.until import until
 
 pytestmark = pytest.mark.timeout(240)
 

@@ -5,8 +5,7 @@ from __future__ import annotations
 import contextlib
 import shutil
 import tempfile
-import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -15,14 +14,14 @@ from secondsite.base.clock import SystemClock
 from secondsite.base.errors import RemoteError
 from secondsite.base.units import MIB
 from secondsite.fabrics.memory import MemoryFabric
-from secondsite.gateway import keyrotation
-from secondsite.gateway.bases import base_opener
-from secondsite.gateway.client import GatewayClient
-from secondsite.gateway.keymessages import FinishRotation, KeyPhase, RenewDataKeys
+from secondsite.gateway.common.seedmedia import SeedManifest, encode_manifest, read_manifest
+from secondsite.gateway.control.client import GatewayClient
+from secondsite.gateway.keys import rotation as keyrotation
 from secondsite.gateway.main import Gateway
-from secondsite.gateway.messages import FileIdentity, ProtectionState
-from secondsite.gateway.seeding import SeedManifest, encode_manifest, read_manifest
-from secondsite.gateway.views import open_point_definition, open_point_view
+from secondsite.gateway.messages.gateway import FileIdentity, ProtectionState
+from secondsite.gateway.messages.keys import FinishRotation, KeyPhase, RenewDataKeys
+from secondsite.gateway.target.bases import base_opener
+from secondsite.gateway.target.views import open_point_definition, open_point_view
 from secondsite.journal.chain import KEY_ROTATION, Journal
 from secondsite.journal.errors import KeyRetired
 from secondsite.journal.format import SEGMENT_BYTES_MAX
@@ -36,16 +35,9 @@ from secondsite.model.points import PointProposal
 from secondsite.transfer.protocols import error_code
 from support.format_samples import sample_point
 from support.gateway_pair import A, B, Pair
+from support.until import until
 
 AT = "2026-01-01T00:00:00+00:00"
-
-
-def until(condition: Callable[[], bool], what: str, seconds: float = 60) -> None:
-    clock, never = SystemClock(), threading.Event()
-    end = clock.monotonic() + seconds
-    while not condition():
-        assert clock.monotonic() < end, f"{what} did not happen"
-        clock.wait(never, 0.02)
 
 
 class Rotated(Pair):

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import msgspec
 import pytest
 
-from secondsite.gateway import plan
-from secondsite.gateway.plan import (
+from secondsite.gateway.source import plan
+from secondsite.gateway.source.plan import (
     Adopt,
     Claim,
     Copy,
@@ -178,3 +180,23 @@ def test_a_copy_goes_on_only_over_what_it_was_compared_with(
     seeding = Seeding(1, c(2), resync=False, adopted=compared_with)
     step = plan.next_step(facts(at, 2, seeding=seeding))
     assert isinstance(step, Copy if goes_on else DropSeeding)
+
+
+def test_a_deleted_replica_is_claimed_anew_and_sealed_instants_of_before_go() -> None:
+    deleted = head(epoch=3, claimant="")
+    assert next_step_of(facts(deleted, 4), floor=0) == Claim("first copy", 0)
+    assert isinstance(next_step_of(facts(deleted, 4, pending=(p(5, 4, epoch=2),)), floor=0), Drop)
+
+
+def test_epochs_are_above_what_the_machine_had_at_another_site() -> None:
+    assert next_step_of(facts(NEW), floor=4) == Claim("first copy", 4)
+    step = next_step_of(facts(head(epoch=4)), floor=4)
+    assert isinstance(step, Claim)
+    assert step.above == 4
+    assert isinstance(next_step_of(facts(head(epoch=4), 4, pending=(p(5, 4, epoch=4),)), floor=4), Drop)
+    assert isinstance(next_step_of(facts(head(epoch=5)), floor=4), Copy), "above it everything goes its way"
+    assert isinstance(next_step_of(facts(head(epoch=3, claimant="b")), floor=4), Hold)
+
+
+def next_step_of(known: Facts, *, floor: int) -> plan.Step:
+    return plan.next_step(dataclasses.replace(known, floor=floor))

@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator
 from pathlib import Path
 
 import msgspec
 import pytest
 
-from secondsite.gateway.events import EventLog
-from secondsite.gateway.messages import RetentionReport
-from secondsite.gateway.retention import Retention
-from secondsite.gateway.retention_report import RetentionReports
+from secondsite.gateway.common.desired import DesiredState
+from secondsite.gateway.common.events import EventLog
+from secondsite.gateway.messages.retention import RetentionReport
+from secondsite.gateway.target.retention import Retention
+from secondsite.gateway.target.retention_report import RetentionReports
+from secondsite.gateway.target.retention_source import policies_of
 from secondsite.journal import merge as merging
 from secondsite.journal.bases import RawBase
 from secondsite.journal.promote import promote
 from secondsite.journal.state import BaseState
 from secondsite.model.ids import DiskId
 from secondsite.model.retention import Policies, RetentionPolicy
+from secondsite.transfer.desired import WantedReplica
 from support.journal_model import MACHINE, SIZE, Replica
 
 
@@ -132,3 +136,19 @@ def test_one_point_tells_nothing_and_none_is_no_error(rig: Rig) -> None:
     rig.points(1)
     report = rig.report()
     assert (report.points, report.cost, report.stored_bytes_per_day) == (1, None, None)
+
+
+def test_a_server_that_wants_less_has_less_kept(rig: Rig, tmp_path: Path) -> None:
+    desired = DesiredState(tmp_path / "desired.json")
+    rig.retention.policies = policies_of(rig.retention.policies, desired)
+    rig.points(300, every=60.0)  # five hours
+    rig.retention._add(rig.replica.journal)
+    upkeep = rig.retention._machines[MACHINE]
+    before = rig.report()
+    kept = WantedReplica(item="i", revision=1, machine=MACHINE, name="shop", source="a", retention="latest+2")
+    desired.change(lambda now: dataclasses.replace(now, replicas={MACHINE: kept}))
+    after = rig.report()
+    assert (before.source, after.source) == ("this gateway's configuration", "the server")
+    assert upkeep.policy() == RetentionPolicy.parse("latest+2")  # what the next pass goes by
+    left = after.points - after.next_pass.merged - after.next_pass.leaving
+    assert left <= 4 < before.points - before.next_pass.merged - before.next_pass.leaving

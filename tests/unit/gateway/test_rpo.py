@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from secondsite.base.clock import FakeClock
-from secondsite.gateway.events import EventLog
-from secondsite.gateway.status import Board
+from secondsite.gateway.common.events import EventLog
+from secondsite.gateway.source.status import Board
 from secondsite.model.points import Consistency
 from secondsite.transfer.protocols import CommittedPoint
 from support.format_samples import MACHINE

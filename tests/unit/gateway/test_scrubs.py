@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from secondsite.base.clock import FakeClock, SystemClock
-from secondsite.gateway.scrub import NoVerification, Scrubs, VerificationRunning
-from secondsite.gateway.verdicts import VerificationState, VerifyRequest
+from secondsite.gateway.messages.verdicts import VerificationState, VerifyRequest
+from secondsite.gateway.target.scrub import NoVerification, Scrubs, VerificationRunning
 from secondsite.journal.episodes import EpisodeRecord, keep_episode
 from secondsite.model.events import Severity
 from support.control import Events

@@ -6,9 +6,9 @@ import random
 from pathlib import Path
 
 from secondsite.base.units import KIB, MIB
-from secondsite.gateway.choose import choose_point
-from secondsite.gateway.messages import DismissRequest
-from secondsite.gateway.signals import SignalsWatch, doubts_of
+from secondsite.gateway.common.choose import choose_point
+from secondsite.gateway.messages.gateway import DismissRequest
+from secondsite.gateway.target.signals import SignalsWatch, doubts_of
 from secondsite.journal.episodes import read_episodes, verdicts
 from secondsite.model.signals import WARM_UP_POINTS
 from support.source_rig import Rig

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from secondsite.base.clock import FakeClock
-from secondsite.gateway.events import EventLog
-from secondsite.gateway.messages import Health
-from secondsite.gateway.status import Board
+from secondsite.gateway.common.events import EventLog
+from secondsite.gateway.messages.gateway import Health
+from secondsite.gateway.source.status import Board
 from secondsite.model.ids import MachineId
 from secondsite.model.points import Consistency
 from secondsite.transfer.protocols import CommittedPoint

@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 
 from secondsite.base.clock import Clock, FakeClock, SystemClock
-from secondsite.gateway import storecheck
-from secondsite.gateway.config import GatewayConfig, Tls
-from secondsite.gateway.events import EventLog
-from secondsite.gateway.storecheck import StoreUnfit, open_checked
+from secondsite.gateway.common.config import GatewayConfig, Tls
+from secondsite.gateway.common.events import EventLog
+from secondsite.gateway.target import storecheck
+from secondsite.gateway.target.storecheck import StoreUnfit, open_checked
 from secondsite.journal.probe import Check, Finding, StoreAbilities, Verdict, probe_store
 from secondsite.journal.store import ObjectStore
 from support.object_servers import Azurite, SeaweedFS, environment

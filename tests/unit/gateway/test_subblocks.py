@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from secondsite.gateway.subblocks import SubBlockTable, Uint64s
+from secondsite.gateway.source.subblocks import SubBlockTable, Uint64s
 from secondsite.model.ids import DiskId, MachineId
 
 MACHINE, DISK = MachineId("7d3c2a52-6a50-4e6b-9d0f-0f6f7b1d2c11"), DiskId("vda")

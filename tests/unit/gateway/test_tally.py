@@ -14,9 +14,9 @@ import numpy as np
 import pytest
 
 from secondsite.base.units import KIB, MIB
-from secondsite.gateway.encode import DiskTrack, Encoder
-from secondsite.gateway.subblocks import SubBlockTable
-from secondsite.gateway.tally import entropy_of
+from secondsite.gateway.source.encode import DiskTrack, Encoder
+from secondsite.gateway.source.subblocks import SubBlockTable
+from secondsite.gateway.source.tally import entropy_of
 from secondsite.journal.keys import DiskKey
 from secondsite.model.ids import DiskId, MachineId
 from secondsite.model.signals import Signals, signals_wrong

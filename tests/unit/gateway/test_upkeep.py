@@ -8,12 +8,13 @@ from datetime import timedelta
 
 import pytest
 
-from secondsite.gateway import upkeep as module
-from secondsite.gateway.events import EventLog
-from secondsite.gateway.retention import Retention
-from secondsite.gateway.upkeep import Upkeep
+from secondsite.gateway.common.events import EventLog
+from secondsite.gateway.target import upkeep as module
+from secondsite.gateway.target.retention import Retention
+from secondsite.gateway.target.upkeep import Upkeep
 from secondsite.journal import merge as merging
 from secondsite.journal.chain import Journal
+from secondsite.journal.drop import drop_points
 from secondsite.journal.keys import encode_wrapped
 from secondsite.journal.names import is_of_points, merged_prefix, segments_prefix, wrapped_key_name
 from secondsite.journal.promote import OpenBase
@@ -261,6 +262,27 @@ def test_what_is_locked_stays_and_goes_when_its_lock_has_ended(monkeypatch: pyte
     rig.settle()
     rig.check()
     assert rig.replica.journal.state().retired == ()
+
+
+def test_what_comes_late_after_all_points_were_deleted_goes_as_well() -> None:
+    rig = Rig()
+    rig.points(3)
+    journal = rig.replica.journal
+    rig.replica.claim("gateway-b")
+    claim = journal.head().claim
+    assert claim is not None
+    drop_points(journal, claim, clock=rig.replica.clock)
+    assert not rig.upkeep.step()
+    segments = segments_prefix(MACHINE)
+    assert list(journal.store.list(segments)) == []
+    rig.replica.segment(DISKS[0], claim.epoch - 1, [(1, 3, "random")])
+    rig.replica.segment(DISKS[0], claim.epoch, [(1, 3, "random")])
+    rig.upkeep.step()
+    assert len(list(journal.store.list(segments))) == 2, "looked at now and then"
+    rig.replica.clock.advance(module.SWEEP_SECONDS)
+    rig.upkeep.step()
+    [kept] = journal.store.list(segments)
+    assert f"/{claim.epoch:08d}/" in kept, "what the epoch in force may commit yet stays"
 
 
 def test_the_thread_does_it_for_every_machine_and_tells_of_trouble() -> None:

@@ -7,7 +7,7 @@ import threading
 import pytest
 
 from secondsite.base.errors import SecondsiteError
-from secondsite.gateway.upkeep import Upkeep
+from secondsite.gateway.target.upkeep import Upkeep
 from secondsite.model.retention import RetentionPolicy
 from support.control import Events
 from support.journal_model import DISKS

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from secondsite.base.clock import FakeClock
-from secondsite.gateway import digestservice
-from secondsite.gateway.digestservice import DigestService
-from secondsite.gateway.fingerprints import Fingerprints
+from secondsite.gateway.target import digestservice
+from secondsite.gateway.target.digestservice import DigestService
+from secondsite.gateway.target.fingerprints import Fingerprints
 from secondsite.journal import alive
 from secondsite.journal.merge import NotMergeable, merge
 from secondsite.transfer.protocols import DigestQuery

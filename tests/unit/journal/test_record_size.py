@@ -8,7 +8,7 @@ import msgspec
 import pytest
 
 from secondsite.base.clock import FakeClock
-from secondsite.gateway import seed
+from secondsite.gateway.source import firstcopying as seed
 from secondsite.journal import manifest, merge
 from secondsite.journal.errors import RecordTooLarge
 from secondsite.journal.format import (

@@ -8,10 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from secondsite.gateway import qcow2
+from secondsite.gateway.target import qcow2
 from secondsite.journal import base_sums, log_pages, pages, state
 from secondsite.journal import format as fmt
 from secondsite.server.identity import envelopes
+from secondsite.server.survival import container
 from secondsite.transfer import registration
 
 TEXT = (Path(__file__).resolve().parents[3] / "FORMAT.md").read_text()
@@ -31,6 +32,9 @@ SIZES = {
     "Base extension": qcow2.EXTENSION.size,
     "Registration key header": registration.HEADER.size,
     "Envelope header": envelopes.HEADER.size,
+    "Backup header": container.HEADER.size,
+    "Backup frame": container.FRAME.size,
+    "Backup end": container.END.size,
 }
 
 

@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
+from secondsite.base.toml import encode_toml
 from secondsite.lab import processes
 from secondsite.lab.cpio import directory, encode_archive, regular
 from secondsite.lab.errors import LabCommandFailed, LabTimeout, LabToolMissing
-from secondsite.lab.gateways import encode_toml
 from secondsite.lab.machine import read_checks
 
 LAB = Path(processes.__file__).parent

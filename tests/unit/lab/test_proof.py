@@ -9,7 +9,7 @@ import msgspec
 import pytest
 from rich.console import Console
 
-from secondsite.gateway.messages import Health, ProtectionState, ProtectionStatus
+from secondsite.gateway.messages.gateway import Health, ProtectionState, ProtectionStatus
 from secondsite.lab import proof
 from secondsite.lab.errors import LabProofFailed
 from secondsite.lab.machine import Check

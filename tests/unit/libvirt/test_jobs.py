@@ -46,6 +46,69 @@ def test_a_checkpoint_is_over_the_protected_disks_only() -> None:
     assert kinds == {"vda": "bitmap", "vdb": "no"}
 
 
+class StuckDomain:
+    """libvirt 9.0 with an event of a port that waits for the end of our job: see `jobs._notice_end`."""
+
+    def __init__(self, socket: str, *, stuck: bool = True, ends_by_itself: bool = True) -> None:
+        self.socket: str | None = socket
+        self.stuck, self.ends_by_itself = stuck, ends_by_itself
+        self.left = ["vda", "vdb"]
+        self.aborted, self.touched = 0, list[str]()
+
+    def backupGetXMLDesc(self, _flags: int) -> str:  # noqa: N802 - libvirt's name
+        if self.socket is None:
+            missing = libvirt.libvirtError("no domain backup job present")
+            missing.err = (libvirt.VIR_ERR_NO_DOMAIN_BACKUP,)
+            raise missing
+        disks = "".join(f"<disk name='{dev}' backup='yes'/>" for dev in ("vda", "vdb"))
+        others = "<disk name='sda' backup='no'/>"
+        server = f"<server transport='unix' socket='{self.socket}'/>"
+        return f"<domainbackup mode='pull'>{server}<disks>{disks}{others}</disks></domainbackup>"
+
+    def abortJob(self) -> None:  # noqa: N802 - libvirt's name
+        self.aborted += 1
+        if not self.stuck:
+            self.socket = None
+
+    def blockJobAbort(self, dev: str, _flags: int) -> None:  # noqa: N802 - libvirt's name
+        self.touched.append(dev)
+        self.left.remove(dev)
+        if not self.left:
+            self.socket = None if self.ends_by_itself else "/of/another.sock"
+        raise libvirt.libvirtError("block job on disk is still being ended")
+
+
+def _abort(domain: StuckDomain, clock: FakeClock) -> jobs.JobEnd:
+    return jobs.abort_ours(domain, PLACES, MACHINE, clock)
+
+
+def test_a_job_whose_end_libvirt_cannot_notice_is_ended_at_once() -> None:
+    ours, clock = str(PLACES.backup_socket(MACHINE)), FakeClock()
+    stuck = StuckDomain(ours)
+    assert _abort(stuck, clock) is jobs.JobEnd.UNSTUCK
+    # once a disk, after libvirt had its time, and long before its own 30 s
+    assert (stuck.aborted, stuck.touched) == (1, ["vda", "vdb"])
+    assert jobs.NOTICE_SECONDS <= clock.monotonic() < 1.0
+    assert _abort(stuck, clock) is jobs.JobEnd.NONE
+
+
+def test_a_job_that_ends_as_usual_is_not_touched_further() -> None:
+    well = StuckDomain(str(PLACES.backup_socket(MACHINE)), stuck=False)
+    assert _abort(well, FakeClock()) is jobs.JobEnd.ENDED
+    assert well.touched == []
+
+
+def test_the_job_of_another_program_is_neither_aborted_nor_touched() -> None:
+    theirs = StuckDomain("/of/another.sock")
+    assert _abort(theirs, FakeClock()) is jobs.JobEnd.NONE
+    assert (theirs.aborted, theirs.touched) == (0, [])
+    # ours ends between two disks, and somebody else begins one at that moment
+    follows = StuckDomain(str(PLACES.backup_socket(MACHINE)), ends_by_itself=False)
+    follows.left = ["vda"]
+    assert _abort(follows, FakeClock()) is jobs.JobEnd.UNSTUCK
+    assert follows.touched == ["vda"]
+
+
 class CountedLease:
     def __init__(self) -> None:
         self.released = 0
@@ -239,3 +302,5 @@ def test_the_guard_is_let_go_only_when_the_guest_is_certain_to_run(
     earned = quiesce.thaw(domain, frozen, clock, instant_given=True)
     assert earned.consistency is label
     assert (guard.lease.released, domain.thaws) == (released, thaws)
+    # libvirt may have missed that an agent came, and only people can tell whether one is there
+    assert bool(quiesce.advice(earned.note)) is (freeze is ABSENT)

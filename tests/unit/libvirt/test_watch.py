@@ -114,9 +114,17 @@ def test_a_disk_plugged_in_for_this_run_only_travels_with_the_definition() -> No
             assert flags & libvirt.VIR_DOMAIN_XML_INACTIVE
             return _machine("vda", "vdb")
 
+        def connect(self) -> object:
+            return Host()
+
+    class Host:
+        def getCapabilities(self) -> str:  # noqa: N802 - libvirt's name
+            return "<capabilities><host><uuid>here</uuid></host></capabilities>"
+
     live = domxml.parse(_machine("vda", "vdc"))
     found = definition.read(Found(Domain(), live, tuple(domxml.disks(live))), [])
     root = domxml.parse(found.text)
     assert [domxml.target_dev(disk) for disk in root.findall("devices/disk")] == ["vda", "vdb", "vdc"]
+    assert definition.source_host(root) == "here"
     added = root.findall("devices/disk")[-1]
     assert added.find("alias") is None

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import pytest
 
 from secondsite.base.errors import InvalidInput
-from secondsite.gateway.choose import NoSuchPoint, choose_point
+from secondsite.gateway.common.choose import NoSuchPoint, choose_point
 from secondsite.model.points import Consistency
 
 CRASH, APPLICATION = Consistency.CRASH, Consistency.APPLICATION

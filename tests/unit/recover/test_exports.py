@@ -10,10 +10,10 @@ import pytest
 
 from secondsite.base import files
 from secondsite.base.clock import SystemClock
-from secondsite.gateway.exportdir import ExportRecordDamaged, SocketAccess, read_run
-from secondsite.gateway.exports import ExportFailed, Exports
-from secondsite.gateway.messages import ExportStatus
-from secondsite.gateway.pins import Pins
+from secondsite.gateway.messages.gateway import ExportStatus
+from secondsite.gateway.recovery.exportdir import ExportRecordDamaged, SocketAccess, read_run
+from secondsite.gateway.recovery.exports import ExportFailed, Exports
+from secondsite.gateway.target.pins import Pins
 from support.control import Events
 from support.machines import SHOP
 from support.replicas import SIZES, Replica, make_replica

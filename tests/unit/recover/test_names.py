@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from secondsite.base.errors import Outcome
-from secondsite.gateway.names import MachineAmbiguous, MachineNotHere, resolve
+from secondsite.gateway.common.names import MachineAmbiguous, MachineNotHere, resolve
 from secondsite.model.ids import MachineId
 
 A = MachineId("11111111-1111-4111-8111-111111111111")

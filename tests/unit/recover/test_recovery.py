@@ -5,8 +5,6 @@ from __future__ import annotations
 import os
 import signal
 import threading
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
@@ -14,22 +12,13 @@ import pytest
 
 from secondsite.base.clock import FakeClock, SystemClock
 from secondsite.base.errors import SecondsiteError
-from secondsite.fabrics.memory import MemoryFabric
-from secondsite.gateway.choose import NoSuchPoint
-from secondsite.gateway.exportdir import SocketAccess
-from secondsite.gateway.exports import WEDGED_SECONDS, Exports, ExportUnknown
-from secondsite.gateway.messages import (
-    CleanUp,
-    ExportRequest,
-    ExportStatus,
-    StartTestFailover,
-    TestFailoverState,
-    TestFailoverStatus,
-)
-from secondsite.gateway.pins import Pins
-from secondsite.gateway.recover import Recovery
-from secondsite.gateway.sockets import SocketPathTooLong
-from secondsite.gateway.testfailover import (
+from secondsite.gateway.common.choose import NoSuchPoint
+from secondsite.gateway.common.sockets import SocketPathTooLong
+from secondsite.gateway.messages.gateway import ExportRequest, ExportStatus
+from secondsite.gateway.messages.testfailover import CleanUp, TestFailoverState
+from secondsite.gateway.recovery.exportdir import ExportRecordDamaged, ExportSpec
+from secondsite.gateway.recovery.exports import ExportUnknown
+from secondsite.gateway.recovery.testfailover import (
     NoTestFailover,
     PrerequisitesFailed,
     TestFailoverRecordDamaged,
@@ -39,90 +28,9 @@ from secondsite.journal.keys import VaultKey
 from secondsite.model.ids import DiskId
 from secondsite.model.machines import Mapping, Network
 from secondsite.nbd.client import NbdClient
-from support.control import Events
 from support.machines import SHOP
-from support.replicas import Replica, make_replica
-
-SECONDS_MAX = 60
-
-
-@dataclass
-class Site:
-    replica: Replica
-    recovery: Recovery
-    exports: Exports
-    fabric: MemoryFabric
-    events: Events
-
-    def wait(self, condition: Callable[[], bool], what: str) -> None:
-        clock, never = SystemClock(), threading.Event()
-        deadline = clock.monotonic() + SECONDS_MAX
-        while not condition():
-            assert clock.monotonic() < deadline, f"{what} did not come true; events: {self.events.all}"
-            clock.wait(never, 0.02)
-
-    def finish(self, status: TestFailoverStatus) -> TestFailoverStatus:
-        passing = {TestFailoverState.INITIATED, TestFailoverState.CLEANUP_INITIATED}
-        self.wait(lambda: self.recovery.test_failover(status.id).state not in passing, "an end")
-        return self.recovery.test_failover(status.id)
-
-    def start(
-        self, point: str = "latest", network: str = "isolated", name: str | None = None
-    ) -> TestFailoverStatus:
-        request = StartTestFailover(point=point, network=network, name=name, requested_by="tester")
-        return self.finish(self.recovery.start_test_failover(SHOP, request))
-
-    def clean_up(self) -> TestFailoverStatus:
-        return self.finish(self.recovery.clean_up(SHOP, CleanUp(notes="fine", cleaned_up_by="tester")))
-
-    def pins(self) -> list[int]:
-        return [pin.number for pin in self.replica.journal.state().pins]
-
-
-def make_site(
-    root: Path, replica: Replica, *, mapping: Mapping | None = None, wedged_seconds: float = WEDGED_SECONDS
-) -> Site:
-    clock, events, fabric = SystemClock(), Events(), MemoryFabric()
-    (root / "sockets").mkdir(exist_ok=True)
-    exports = Exports(
-        directory=root / "state" / "exports",
-        store_url=str(replica.store_path),
-        key_file=replica.key_file,
-        pins=Pins(replica.journal.store, replica.vault),
-        access=SocketAccess(),
-        clock=clock,
-        events=events,
-        wedged_seconds=wedged_seconds,
-    )
-    recovery = Recovery(
-        store=replica.journal.store,
-        vault=replica.vault,
-        exports=exports,
-        state_dir=root / "state",
-        socket_dir=root / "sockets",
-        fabric=fabric,
-        mapping=mapping or Mapping(),
-        clock=clock,
-        events=events,
-    )
-    return Site(replica, recovery, exports, fabric, events)
-
-
-@pytest.fixture
-def replica(tmp_path: Path) -> Replica:
-    return make_replica(tmp_path)
-
-
-@pytest.fixture
-def site(tmp_path: Path, replica: Replica) -> Iterator[Site]:
-    site = make_site(tmp_path, replica)
-    site.recovery.resume()
-    try:
-        yield site
-    finally:
-        site.recovery.close()
-        for export in site.exports.all():
-            site.exports.end(export.id)
+from support.recovery_site import Site, make_site
+from support.replicas import Replica
 
 
 def read_disk(export: ExportStatus, disk: DiskId) -> bytes:
@@ -213,14 +121,14 @@ def test_the_watch_over_exports_outlives_an_error(
 ) -> None:
     export = site.recovery.start_export(SHOP, ExportRequest(point="latest", socket_dir=str(tmp_path)))
     failures = iter(range(3))
-    kill_wedged = site.exports._kill_wedged
+    start_lost = site.exports._start_lost
 
-    def out_of_descriptors() -> None:
+    def out_of_descriptors() -> list[str]:
         if next(failures, None) is not None:
             raise OSError(24, "Too many open files")
-        kill_wedged()
+        return start_lost()
 
-    monkeypatch.setattr(site.exports, "_kill_wedged", out_of_descriptors)
+    monkeypatch.setattr(site.exports, "_start_lost", out_of_descriptors)
     assert export.process is not None
     os.kill(export.process, signal.SIGKILL)
     site.wait(lambda: "export.restarted" in site.events.codes(), "a restart")
@@ -476,6 +384,29 @@ def test_a_guest_stopped_by_a_lost_export_runs_again(site: Site, stopped: bool) 
     assert site.events.codes().count("test-failover.resumed") == int(stopped)
 
 
+def test_an_export_that_raises_holds_up_no_guest_of_another(
+    site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As one does, each time it is looked at, that lives, does not answer, and whose record is damaged."""
+    other = site.recovery.start_export(SHOP, ExportRequest(point="latest", socket_dir=str(tmp_path / "look")))
+    site.start()
+    [recovered] = site.fabric.recovered()
+    [export] = [one for one in site.recovery.exports(SHOP) if one.id != other.id]
+    kill_wedged = site.exports._kill_wedged
+
+    def kill(spec: ExportSpec) -> None:
+        if spec.id == other.id:
+            raise ExportRecordDamaged(path="run.json", why="not JSON")
+        kill_wedged(spec)
+
+    monkeypatch.setattr(site.exports, "_kill_wedged", kill)
+    site.fabric.stop_recovered(recovered)
+    assert export.process is not None
+    os.kill(export.process, signal.SIGKILL)
+    site.wait(lambda: "test-failover.resumed" in site.events.codes(), "a resume")
+    site.wait(lambda: "export.watch-failed" in site.events.codes(), "what was in the way is told")
+
+
 def test_a_damaged_record_is_told_and_its_machine_keeps_its_export(
     site: Site, tmp_path: Path, replica: Replica
 ) -> None:
@@ -496,3 +427,22 @@ def test_a_damaged_record_is_told_and_its_machine_keeps_its_export(
         assert anew.clean_up().state is TestFailoverState.CLEANUP_COMPLETED
     finally:
         anew.recovery.close()
+
+
+def test_what_a_damaged_record_made_is_removed_by_force(site: Site, tmp_path: Path, replica: Replica) -> None:
+    status = site.start(name="büro test")
+    record = tmp_path / "state" / "test-failovers" / f"{status.id}.json"
+    torn = record.read_bytes()[:-20]
+    record.write_bytes(torn)
+    with pytest.raises(NoTestFailover):
+        site.clean_up()
+    asked = CleanUp(notes="its record was torn", cleaned_up_by="tester", force=True)
+    begun = site.recovery.clean_up(SHOP, asked)
+    assert (begun.id, begun.name, begun.point) == (status.id, "büro test", status.point)
+    assert site.finish(begun).state is TestFailoverState.CLEANUP_COMPLETED
+    assert (site.fabric.recovered(), site.exports.all(), site.pins()) == ([], [], [])
+    assert [network.name for network in site.fabric.networks() if network.isolated] == []
+    assert record.with_suffix(".damaged").read_bytes() == torn
+    assert "test-failover.forced" in site.events.codes()
+    with pytest.raises(NoTestFailover):  # there is none any more
+        site.recovery.clean_up(SHOP, asked)

@@ -6,17 +6,19 @@ import hashlib
 import hmac
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from secondsite.base.clock import FakeClock
-from secondsite.gateway.messages import FileIdentity
-from secondsite.gateway.recoverykey import (
+from secondsite.gateway.common.proofs import RECORD, KeyProofs, RecoveryKeyNeeded, host_id
+from secondsite.gateway.keys.recoverykey import (
     NONCE_SECONDS_MAX,
     RecoveryKeyGuard,
     RecoveryKeyInStore,
     RecoveryKeyNotExported,
     RecoveryKeyNotProved,
 )
+from secondsite.gateway.messages.gateway import FileIdentity
 
 
 class Key:
@@ -122,3 +124,67 @@ def test_many_questions_do_not_pile_up_and_the_newest_still_counts(
     guard.check(last, answer(last), identity(copy))
     with pytest.raises(RecoveryKeyNotProved):
         guard.check(first, answer(first), identity(copy))
+
+
+def keeping(tmp_path: Path, clock: FakeClock, key: Key, *, host: str = "") -> RecoveryKeyGuard:
+    return RecoveryKeyGuard(
+        key,
+        own_file=tmp_path / "own.key",
+        store_root=tmp_path / "store",
+        clock=clock,
+        name="gateway-a",
+        proofs=KeyProofs(tmp_path / RECORD, clock),
+        host=host,
+    )
+
+
+def test_a_proof_counts_once_for_all_and_for_its_key_alone(
+    tmp_path: Path, own: Path, copy: Path, clock: FakeClock
+) -> None:
+    guard = keeping(tmp_path, clock, Key())
+    with pytest.raises(RecoveryKeyNeeded, match="gateway-a"):
+        guard.require_proved()
+    nonce = guard.challenge().nonce
+    with pytest.raises(RecoveryKeyNotExported):
+        guard.check(nonce, answer(nonce), identity(own), by="maria")
+    assert not guard.state().proved
+    nonce = guard.challenge().nonce
+    guard.check(nonce, answer(nonce), identity(copy), by="maria")
+    again = keeping(tmp_path, clock, Key())  # a restart
+    again.require_proved()
+    assert (again.state().proved_by, again.state().proved_at) == (
+        "maria",
+        clock.utc().isoformat(timespec="seconds"),
+    )
+    rotated = Key(b"new")
+    rotated.id = "22" * 16
+    with pytest.raises(RecoveryKeyNeeded):
+        keeping(tmp_path, clock, rotated).require_proved()
+    (tmp_path / RECORD).write_bytes(b"{}")
+    with pytest.raises(RecoveryKeyNeeded):
+        keeping(tmp_path, clock, Key()).require_proved()
+
+
+def test_a_file_of_another_machine_is_not_the_gateways_own(
+    tmp_path: Path, own: Path, clock: FakeClock
+) -> None:
+    """Its device and inode are that machine's, and may be the very numbers of ours."""
+    guard = keeping(tmp_path, clock, Key(), host="ours")
+    there = msgspec.structs.replace(identity(own), host="theirs")
+    nonce = guard.challenge().nonce
+    guard.check(nonce, answer(nonce), there)
+    here = msgspec.structs.replace(identity(own), host="ours")
+    nonce = guard.challenge().nonce
+    with pytest.raises(RecoveryKeyNotExported):
+        guard.check(nonce, answer(nonce), here)
+
+
+def test_a_machine_is_told_from_others_without_its_id(tmp_path: Path) -> None:
+    path = tmp_path / "machine-id"
+    assert host_id(path) == ""
+    path.write_text("b5b6a0e0c8f64f0f8b0b1d1c7b0e9a11\n")
+    first = host_id(path)
+    assert len(first) == 32
+    assert first != "b5b6a0e0c8f64f0f8b0b1d1c7b0e9a11"
+    path.write_text("b5b6a0e0c8f64f0f8b0b1d1c7b0e9a12\n")
+    assert host_id(path) != first

@@ -15,7 +15,7 @@ import pytest
 from secondsite.base.clock import SystemClock
 from secondsite.base.errors import SecondsiteError
 from secondsite.base.units import MIB
-from secondsite.gateway.receive import GatewayReceiver, PeerRule
+from secondsite.gateway.target.receive import GatewayReceiver, PeerRule
 from secondsite.journal.names import segment_name
 from secondsite.journal.store import StoreFull
 from secondsite.journal.store_memory import MemoryStore

@@ -28,10 +28,6 @@ from secondsite.nbd.errors import NbdError
 JOB_SECONDS_MAX = 120.0
 # Renewing on each read would be a message per MiB; a sixth of the deadline is soon enough.
 RENEW_SECONDS = JOB_SECONDS_MAX / 6
-# A job ends in milliseconds. Where an event of the guest (a reset, an agent that comes or goes) met the
-# moment in which a job began, libvirt 9.0's one thread for events waits for the job, and the job's end for
-# the thread: until libvirt's lock gives up after 30 s (seen here with a guest that was reset).
-SLOW_END_SECONDS = 5.0
 
 
 @dataclass(frozen=True)
@@ -125,10 +121,10 @@ class LibvirtCapture(Capture):
         lease: Lease,
         places: Places,
         clock: Clock,
-        on_slow_end: Callable[[], None],
+        on_stuck_end: Callable[[], None],
     ) -> None:
-        """on_slow_end: told when the host took long to end the job, see `SLOW_END_SECONDS`."""
-        self._on_slow_end = on_slow_end
+        """on_stuck_end: told when libvirt did not notice the job's end by itself, see `jobs.JobEnd`."""
+        self._on_stuck_end = on_stuck_end
         self.machine = machine
         self.since = since
         self.places = places
@@ -190,13 +186,12 @@ class LibvirtCapture(Capture):
         self._closed = True
         for disk in self._disks:
             disk.close()
-        asked = self._clock.monotonic()
         try:
-            jobs.abort_ours(self._domain, self.places, self.machine, self._clock)
+            end = jobs.abort_ours(self._domain, self.places, self.machine, self._clock)
         except libvirt.libvirtError:
             return  # the daemon does not answer; the lease stays, and with it the guard's deadline
-        if self._clock.monotonic() - asked > SLOW_END_SECONDS:
-            self._on_slow_end()
+        if end is jobs.JobEnd.UNSTUCK:
+            self._on_stuck_end()
         self._lease.release()
 
     def __exit__(

@@ -10,7 +10,7 @@ from xml.etree import ElementTree as ET
 import libvirt
 
 from secondsite.base.files import read_limited
-from secondsite.fabrics.libvirt import domxml, inventory
+from secondsite.fabrics.libvirt import domxml, hosttypes, inventory
 from secondsite.fabrics.libvirt.inventory import Found
 from secondsite.model.machines import Definition, Pool
 
@@ -30,7 +30,8 @@ def tag(name: str) -> str:
 def read(found: Found, known_pools: Iterable[Pool]) -> Definition:
     """The definition as of now: what libvirt would start next time, with its secrets and firmware variables.
 
-    A disk's pool is no part of domain XML, and the mapping goes by pool: it is added as metadata.
+    A disk's pool is no part of domain XML, and the mapping goes by pool: it is added as metadata, as is which
+    host this is of.
     """
     pools = list(known_pools)
     flags = libvirt.VIR_DOMAIN_XML_INACTIVE | libvirt.VIR_DOMAIN_XML_SECURE
@@ -41,7 +42,7 @@ def read(found: Found, known_pools: Iterable[Pool]) -> Definition:
         metadata = ET.SubElement(root, "metadata")
     for old in metadata.findall(tag("source")):
         metadata.remove(old)
-    source = ET.SubElement(metadata, tag("source"))
+    source = ET.SubElement(metadata, tag("source"), host=hosttypes.host_uuid(found.domain.connect()))
     for disk in found.disks:
         pool = disk.pool or inventory.pool_of(disk.path, pools)
         if disk.copied:
@@ -77,3 +78,9 @@ def pools_of(root: ET.Element) -> dict[str, str]:
         if disk.get("pool"):
             found[disk.get("dev", "")] = disk.get("pool", "")
     return found
+
+
+def source_host(root: ET.Element) -> str:
+    """The UUID of the host a definition was read at; empty in one of an earlier version."""
+    source = root.find(f"metadata/{tag('source')}")
+    return source.get("host", "") if source is not None else ""

@@ -11,6 +11,8 @@ from secondsite.base.errors import InvalidInput
 XML_BYTES_MAX = 4 * 1024 * 1024
 
 AGENT_CHANNEL = "org.qemu.guest_agent.0"
+# What a drive of ours is known by in a definition; virtio-blk gives a guest at most 20 characters of it.
+SETTINGS_SERIAL = "secondsite-settings"
 
 
 def parse(text: str) -> ET.Element:
@@ -60,6 +62,17 @@ def target_dev(disk: ET.Element) -> str:
     return target.get("dev", "") if target is not None else ""
 
 
+def is_settings_drive(disk: ET.Element) -> bool:
+    """Whether it is the drive that a recovered machine reads its addresses from."""
+    return (disk.findtext("serial") or "").strip() == SETTINGS_SERIAL
+
+
+def settings_drives(domain: ET.Element) -> list[str]:
+    """Where the images of such drives lie."""
+    drives = [disk for disk in domain.findall("devices/disk") if is_settings_drive(disk)]
+    return [source.get("file", "") for disk in drives for source in disk.findall("source")]
+
+
 def _disk(element: ET.Element) -> DomainDisk:
     source = element.find("source")
     driver = element.find("driver")
@@ -87,6 +100,12 @@ def _disk(element: ET.Element) -> DomainDisk:
 def disks(domain: ET.Element) -> list[DomainDisk]:
     """Every `<disk>` in the machine's order."""
     return [_disk(element) for element in domain.findall("devices/disk")]
+
+
+def nic_mac(interface: ET.Element) -> str:
+    """Its hardware address in small letters; empty where the definition names none."""
+    mac = interface.find("mac")
+    return mac.get("address", "").lower() if mac is not None else ""
 
 
 def nic_network(interface: ET.Element) -> str | None:

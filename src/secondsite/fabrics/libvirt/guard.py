@@ -4,7 +4,8 @@ A process of its own with a libvirt connection of its own; it outlives the gatew
 for each open backup job and each freeze, taken before it begins. When a lease's deadline passes, or its
 holder dies, the guard thaws the guest or aborts our job. It also watches the scratch file system: before it
 is full the ballast file goes, our jobs are aborted, and a guest that stopped because our scratch was full
-runs again; no other is ever resumed. Everything it does is an event in its log.
+runs again; no other is ever resumed. It keeps isolated what is isolated (`isolate`), also where a person, or
+the host's own start, lets it run. Everything it does is an event in its log.
 """
 
 from __future__ import annotations
@@ -30,8 +31,9 @@ import msgspec
 from secondsite.base.clock import Clock, SystemClock
 from secondsite.base.errors import InvalidInput, SecondsiteError
 from secondsite.base.files import append_line, read_limited, replace_file
+from secondsite.base.parse import prepare_structs
 from secondsite.fabrics.libvirt import guard_wire as wire
-from secondsite.fabrics.libvirt import rescue
+from secondsite.fabrics.libvirt import isolate, rescue
 from secondsite.fabrics.libvirt.capture import stamp
 from secondsite.fabrics.libvirt.connection import Connection
 from secondsite.fabrics.libvirt.places import Places
@@ -45,6 +47,8 @@ GRACE_SECONDS = {"freeze": 0.0, "job": 1.0}
 # Leases found from before a restart of the guard: their holder says so at its next message or within this.
 REHOLD_SECONDS = 3.0
 TICK_SECONDS = 0.25
+# How long a machine that must stay isolated may run after somebody started it; its links are down meanwhile.
+ISOLATED_SECONDS = 1.0
 # How long, and how often, an action is tried when libvirt or the agent does not answer.
 RETRY_SECONDS = 1.0
 RETRY_SECONDS_MAX = 1800.0
@@ -120,7 +124,8 @@ class GuardProcess:
         self._socket_path.chmod(0o600)
         self.emit("guard.started", Severity.INFORMATION, f"The guard runs as process {os.getpid()}.")
         async with server, asyncio.TaskGroup() as tasks:
-            work = [tasks.create_task(self._watch_scratch()), tasks.create_task(self._end_orphans())]
+            watches = (self._watch_scratch(), self._end_orphans(), self._keep_isolated())
+            work = [tasks.create_task(watch) for watch in watches]
             await self._end.wait()
             for task in work:
                 task.cancel()
@@ -154,6 +159,21 @@ class GuardProcess:
         held = {lease.machine for lease in self._leases.values()}
         for machine in set(orphans) - held:
             await self._act("job", machine, "nobody holds it")
+
+    async def _keep_isolated(self) -> None:
+        while True:
+            try:
+                again = await asyncio.to_thread(self._isolate_again)
+            except (libvirt.libvirtError, SecondsiteError):
+                again = []  # the daemon is down, and starts nothing; it is looked at again
+            for machine, name in again:
+                text = f"{name} was let run while it is held; it is isolated again."
+                self.emit("guard.isolated-again", Severity.WARNING, text, machine)
+            await asyncio.sleep(ISOLATED_SECONDS)
+
+    def _isolate_again(self) -> list[tuple[MachineId, str]]:
+        found = isolate.enforce_all(self._connection.get())
+        return [(machine_id(domain.UUIDString()), domain.name()) for domain in found]
 
     async def _watch_scratch(self) -> None:
         while True:
@@ -378,6 +398,7 @@ def main(arguments: list[str] | None = None) -> int:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         return 0
+    prepare_structs()
     places = Places(options.scratch, options.socket_dir)
     connection = Connection(options.uri)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import PurePath
 from typing import Any
@@ -35,6 +35,21 @@ class Found:
     domain: Any  # libvirt.virDomain
     xml: ET.Element
     disks: tuple[DomainDisk, ...]  # every one, volumes resolved to paths
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """Which disks of a machine are meant: those named (None: all, also those to come) but not `left_out`."""
+
+    named: Collection[str] | None = None
+    left_out: Collection[str] = ()
+
+    def has(self, dev: str) -> bool:
+        """Whether a disk is."""
+        return (self.named is None or dev in self.named) and dev not in self.left_out
+
+
+ALL_DISKS = Chosen()
 
 
 def _version(number: int) -> str:
@@ -180,17 +195,16 @@ def machine(
     host_name: str,
     known_pools: Iterable[Pool],
     users: Mapping[str, set[str]],
-    chosen: Iterable[str] | None = None,
+    chosen: Chosen = ALL_DISKS,
 ) -> Machine:
     """One machine, with every reason against protecting it (or the `chosen` disks of it)."""
     domain, xml = found.domain, found.xml
     power = _POWER.get(domain.state()[0], PowerState.UNKNOWN)
     disks, reasons = _disks(found, list(known_pools))
-    wanted = None if chosen is None else set(chosen)
     others = others_of(found, users)
     against = refusals.machine_reasons(xml, persistent=bool(domain.isPersistent())) + reasons
     for disk in found.disks:
-        if disk.copied and (wanted is None or disk.dev in wanted):
+        if disk.copied and chosen.has(disk.dev):
             against += refusals.disk_reasons(disk, others)
     if not disks:
         against.append("it has no disk of its own")
@@ -199,7 +213,7 @@ def machine(
         name=domain.name(),
         host=host_name,
         power=power,
-        disks=tuple(disk for disk in disks if wanted is None or disk.id in wanted),
+        disks=tuple(disk for disk in disks if chosen.has(disk.id)),
         nics=tuple(_nics(xml)),
         memory_bytes=domain.maxMemory() * 1024,
         cpus=int(xml.findtext("vcpu") or 1),

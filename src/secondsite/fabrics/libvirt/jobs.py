@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import enum
 import threading
 from collections.abc import Collection, Sequence
 from typing import Any
@@ -18,6 +20,16 @@ from secondsite.model.ids import MachineId
 BITMAP = "secondsite"
 # abortJob returns before QEMU has closed the job; it took 1 to 30 ms here, and seconds on a starved host.
 END_SECONDS_MAX = 30.0
+# So long it is left to libvirt alone to notice that a job has ended; see `_notice_end`. Normal is 1 to 30 ms.
+NOTICE_SECONDS = 0.5
+
+
+class JobEnd(enum.IntEnum):
+    """How our job on a domain ended; none is false."""
+
+    NONE = 0  # there was none
+    ENDED = 1
+    UNSTUCK = 2  # its end had to be noticed in libvirt's place: events of the guest wait behind it
 
 
 def backup_xml(
@@ -88,21 +100,53 @@ def is_ours(domain: Any, places: Places, machine: MachineId) -> bool:
     return running(domain) == str(places.backup_socket(machine))
 
 
-def abort_ours(domain: Any, places: Places, machine: MachineId, clock: Clock) -> bool:
-    """Abort our job, if it is ours, and wait until it has ended. True when there was one.
+def abort_ours(domain: Any, places: Places, machine: MachineId, clock: Clock) -> JobEnd:
+    """Abort our job, if it is ours, and wait until it has ended.
 
     Raises:
         libvirt.libvirtError: the daemon does not answer, or the job does not end.
     """
     if not is_ours(domain, places, machine):
-        return False
+        return JobEnd.NONE
     try:
         domain.abortJob()
     except libvirt.libvirtError:
         if is_ours(domain, places, machine):
             raise  # it did not just end by itself
     never = threading.Event()
+    end = JobEnd.ENDED
     deadline = clock.monotonic() + END_SECONDS_MAX
+    look_at = clock.monotonic() + NOTICE_SECONDS
     while is_ours(domain, places, machine) and clock.monotonic() < deadline:
+        if clock.monotonic() >= look_at:
+            _notice_end(domain, places, machine)
+            end = JobEnd.UNSTUCK
+            look_at = clock.monotonic() + NOTICE_SECONDS
         clock.wait(never, 0.005)
-    return True
+    return end
+
+
+def _notice_end(domain: Any, places: Places, machine: MachineId) -> None:
+    """Have libvirt look at the end of our job in the call's own thread, not in its one thread for events.
+
+    While a backup job is open, an event of one of the guest's ports (its agent comes or goes, it boots) keeps
+    that thread waiting for the job's end: `processSerialChangedEvent` asks for a job of the kind
+    MODIFY_MIGRATION_SAFE, which `qemuBackupBegin` does not let in beside its own (src/qemu/qemu_driver.c and
+    qemu_backup.c, libvirt 9.0.0). The end of the backup in turn comes as an event for the same thread (the
+    pool of `qemuStateInitialize` has one). After 30 s (VIR_JOB_WAIT_TIME, src/conf/virdomainjob.c) it gives
+    the port's event up, for good: the port stays "disconnected" for libvirt, with it the agent, until the
+    guest opens it again or the daemon is restarted.
+
+    `qemuDomainBlockJobAbort` takes what QEMU said of the disk's job meanwhile itself (`qemuBlockJobSyncEnd`),
+    also where it refuses because the job is already being ended, as ours is by abortJob. With the last
+    disk's the backup has ended, and the event's thread goes on with the port.
+    """
+    try:
+        root = domxml.parse(domain.backupGetXMLDesc(0))
+    except libvirt.libvirtError:
+        return  # it just ended
+    for disk in root.findall("disks/disk[@backup='yes']"):
+        if not is_ours(domain, places, machine):
+            return  # a job that another program began on the disk meanwhile is none of ours
+        with contextlib.suppress(libvirt.libvirtError):
+            domain.blockJobAbort(disk.get("name"), 0)

@@ -7,10 +7,10 @@ What names something of the source's host is mapped, detached or dropped; what m
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from xml.etree import ElementTree as ET
 
-from secondsite.fabrics.libvirt import domxml
+from secondsite.fabrics.libvirt import domxml, overlays
 
 # Bound to the source's host or to a process there.
 _DROPPED_DEVICES = ("redirdev", "hostdev", "shmem", "parallel")
@@ -39,6 +39,15 @@ class MappedDisk:
 
 
 @dataclass(frozen=True)
+class MappedNic:
+    """What becomes of an adapter."""
+
+    network: str | None  # attached to it; None: to nothing
+    mac: str | None  # None: libvirt makes one
+    as_is: bool = False  # attached as the definition says; it is one of this host
+
+
+@dataclass(frozen=True)
 class Plan:
     """Everything the mapped definition says that the source's did not."""
 
@@ -52,6 +61,9 @@ class Plan:
     nvram: str | None
     metadata: ET.Element
     exists: Callable[[str], bool]  # whether a path exists on this host
+    # of this very host: what is bound to it stays, and so do other products' notes
+    home: bool = False
+    nics: Mapping[int, MappedNic] = field(default_factory=dict)  # by place from 0; the others as said above
 
 
 def mapped(text: str, plan: Plan) -> str:
@@ -61,18 +73,23 @@ def mapped(text: str, plan: Plan) -> str:
         InvalidInput: `text` is no domain definition.
     """
     root = domxml.parse(text)
+    change(root, plan)
+    return ET.tostring(root, encoding="unicode")
+
+
+def change(root: ET.Element, plan: Plan) -> None:
+    """Make a definition one to start here."""
     _identity(root, plan)
-    for name in _DROPPED:
+    for name in () if plan.home else _DROPPED:
         for element in root.findall(name):
             root.remove(element)
     vcpu = root.find("vcpu")
-    if vcpu is not None:
+    if vcpu is not None and not plan.home:
         vcpu.attrib.pop("cpuset", None)
     _firmware(root, plan)
     devices = root.find("devices")
     if devices is not None:
         _devices(devices, plan)
-    return ET.tostring(root, encoding="unicode")
 
 
 def _set(root: ET.Element, name: str, text: str, after: str) -> None:
@@ -95,11 +112,12 @@ def _identity(root: ET.Element, plan: Plan) -> None:
         root.remove(old)
     _set(root, "title", plan.title, "name")
     metadata = root.find("metadata")
-    if metadata is not None:
+    if metadata is not None and not plan.home:
         root.remove(metadata)  # other products' notes are about the machine at the source
-    metadata = ET.Element("metadata")
+        metadata = None
+    if metadata is None:
+        metadata = ET.SubElement(root, "metadata")
     metadata.append(plan.metadata)
-    root.append(metadata)
 
 
 def _firmware(root: ET.Element, plan: Plan) -> None:
@@ -122,7 +140,7 @@ def _firmware(root: ET.Element, plan: Plan) -> None:
 
 
 def _devices(devices: ET.Element, plan: Plan) -> None:
-    for name in _DROPPED_DEVICES:
+    for name in () if plan.home else _DROPPED_DEVICES:
         for element in devices.findall(name):
             devices.remove(element)
     emulator = devices.find("emulator")
@@ -130,11 +148,13 @@ def _devices(devices: ET.Element, plan: Plan) -> None:
         devices.remove(emulator)  # libvirt's default for the machine type
     for disk in devices.findall("disk"):
         _disk(devices, disk, plan)
-    for interface in devices.findall("interface"):
-        _interface(interface, plan)
-    _characters(devices, plan)
-    for graphics in devices.findall("graphics"):
-        _graphics(graphics)
+    for place, interface in enumerate(devices.findall("interface")):
+        _interface(interface, place, plan)
+    _serials(devices, plan)
+    if not plan.home:
+        _channels(devices)
+        for graphics in devices.findall("graphics"):
+            _graphics(graphics)
     for backend in devices.findall("rng/backend"):
         if backend.get("model") != "builtin" and not plan.exists((backend.text or "").strip()):
             backend.attrib.clear()
@@ -146,6 +166,9 @@ def _devices(devices: ET.Element, plan: Plan) -> None:
 
 def _disk(devices: ET.Element, disk: ET.Element, plan: Plan) -> None:
     dev = domxml.target_dev(disk)
+    if domxml.is_settings_drive(disk):
+        devices.remove(disk)  # ours, of the site it comes from
+        return
     for name in ("source", "backingStore", "mirror", "alias", "backenddomain", "auth", "transient"):
         for element in disk.findall(name):
             disk.remove(element)
@@ -162,33 +185,34 @@ def _disk(devices: ET.Element, disk: ET.Element, plan: Plan) -> None:
     if driver is None:
         driver = ET.SubElement(disk, "driver")
     driver.attrib.pop("io", None)  # native needs cache=none on a device of the source's kind
+    overlays.syncing(driver)
     # A lost export stops the guest instead of giving it errors (rule 11); it is resumed when that is back.
     driver.attrib.update(name="qemu", type="qcow2", error_policy="stop", rerror_policy="stop")
     ET.SubElement(disk, "source", file=chosen.overlay)
-    disk.append(_backing(chosen))
+    disk.append(overlays.backing_element(chosen.export, chosen.socket))
 
 
-def _backing(chosen: MappedDisk) -> ET.Element:
-    # Said in full, down to the end of the chain: libvirt then opens nothing to find out.
-    store = ET.Element("backingStore", type="network")
-    ET.SubElement(store, "format", type="raw")
-    source = ET.SubElement(store, "source", protocol="nbd", name=chosen.export)
-    ET.SubElement(source, "host", transport="unix", socket=chosen.socket)
-    ET.SubElement(store, "backingStore")
-    return store
-
-
-def _interface(interface: ET.Element, plan: Plan) -> None:
-    network = plan.network_of(domxml.nic_network(interface))
+def _interface(interface: ET.Element, place: int, plan: Plan) -> None:
+    nic = plan.nics.get(place)
+    if nic is None:
+        network = plan.network_of(domxml.nic_network(interface))
+        nic = MappedNic(network, domxml.nic_mac(interface) if plan.keep_macs else None)
+    for mac in interface.findall("mac"):
+        interface.remove(mac)
+    if nic.mac:
+        interface.insert(0, ET.Element("mac", address=nic.mac))
+    if nic.as_is:
+        # its link may have been down because the machine was isolated
+        for name in ("target", "alias", "link"):
+            for element in interface.findall(name):
+                interface.remove(element)
+        return
     for name in _NIC_DROPPED:
         for element in interface.findall(name):
             interface.remove(element)
-    if not plan.keep_macs:
-        for mac in interface.findall("mac"):
-            interface.remove(mac)
-    if network is not None:
+    if nic.network is not None:
         interface.set("type", "network")
-        ET.SubElement(interface, "source", network=network)
+        ET.SubElement(interface, "source", network=nic.network)
         return
     # A tap device that is part of no bridge, with its link down: the adapter is there (the guest's bus and
     # names stay as they were) and leads nowhere.
@@ -196,7 +220,7 @@ def _interface(interface: ET.Element, plan: Plan) -> None:
     ET.SubElement(interface, "link", state="down")
 
 
-def _characters(devices: ET.Element, plan: Plan) -> None:
+def _serials(devices: ET.Element, plan: Plan) -> None:
     for number, serial in enumerate([*devices.findall("serial"), *devices.findall("console")]):
         target = serial.find("target")
         kept = [child for child in serial if child.tag in {"target", "address"}]
@@ -207,6 +231,9 @@ def _characters(devices: ET.Element, plan: Plan) -> None:
         serial.attrib.pop("tty", None)
         if number == 0 and (target is not None or serial.tag == "serial"):
             serial.insert(0, ET.Element("log", file=plan.console_log, append="off"))
+
+
+def _channels(devices: ET.Element) -> None:
     spice = any(graphics.get("type") == "spice" for graphics in devices.findall("graphics"))
     for channel in devices.findall("channel"):
         kind = channel.get("type")
@@ -215,8 +242,11 @@ def _characters(devices: ET.Element, plan: Plan) -> None:
                 channel.remove(element)
         target = channel.find("target")
         agent = target is not None and target.get("name") == domxml.AGENT_CHANNEL
+        port = target is not None and target.get("type") == "virtio"
         if agent:
             channel.set("type", "unix")
+        elif kind in ("unix", "pty") and port:
+            pass  # a port the guest knows by its name; libvirt makes this host's end of it
         elif kind != "spicevmc" or not spice:
             devices.remove(channel)
 

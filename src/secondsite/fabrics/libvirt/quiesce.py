@@ -25,6 +25,8 @@ FREEZE_SECONDS_MAX = 10.0
 # How long the agent may be silent while its hooks flush applications; less than the freeze's limit, so that
 # what comes after fits as well.
 AGENT_SECONDS_MAX = 8
+# libvirt's words, "QEMU guest agent is not connected", where nobody has opened the port as far as it knows.
+_NOT_CONNECTED = "not connected"
 
 
 class Lease(Protocol):
@@ -127,12 +129,23 @@ def judge(frozen: Freeze, *, thawed: int, seconds: float, instant_given: bool) -
     return Earned(Consistency.APPLICATION, seconds, "")
 
 
+def advice(note: str) -> str:
+    """What to do about a note, as a further sentence; empty where that says all. Pure."""
+    if _NOT_CONNECTED not in note:
+        return ""
+    # libvirt forgets that an agent came while a job was open for long, see `jobs._notice_end`
+    return (
+        " If the agent runs in the guest, restart it there, or restart libvirt's daemon at the host (guests"
+        " run on): it may have missed the agent's start."
+    )
+
+
 def _never_reached(error: libvirt.libvirtError) -> bool:
     # No agent is configured, or none has opened its end of the channel: nothing was sent. Every other error
     # may have come after the agent got the command.
     code = error.get_error_code()
     if code == libvirt.VIR_ERR_AGENT_UNRESPONSIVE:
-        return "not connected" in words(error)
+        return _NOT_CONNECTED in words(error)
     return code in {
         libvirt.VIR_ERR_CONFIG_UNSUPPORTED,
         libvirt.VIR_ERR_OPERATION_INVALID,

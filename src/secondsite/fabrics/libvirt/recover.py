@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import subprocess
-import uuid
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -17,17 +16,18 @@ from xml.etree import ElementTree as ET
 import libvirt
 
 from secondsite.base.crash import crash_point, mark
-from secondsite.base.files import replace_file
+from secondsite.base.files import fsync_directory, replace_file
 from secondsite.fabrics.base import Recovered, RecoverySpec
 from secondsite.fabrics.errors import RecoveryFailed
-from secondsite.fabrics.libvirt import definition, domxml, inventory, networks, places
+from secondsite.fabrics.libvirt import building, definition, domxml, inventory, networks, overlays, places
+from secondsite.fabrics.libvirt.building import Files
 from secondsite.fabrics.libvirt.definition import NAMESPACE, tag
 from secondsite.fabrics.libvirt.errors import HostUnready, words
-from secondsite.fabrics.libvirt.mapping import MappedDisk, Plan, mapped
 from secondsite.model.ids import machine_id
 from secondsite.model.machines import Pool
 
 FILE_PREFIX = "secondsite-"
+KEPT, COPYING = ".kept", ".copying"
 _TOOL_SECONDS_MAX = 60
 
 AFTER_DEFINE = mark("recover.after-define")
@@ -40,22 +40,28 @@ def start(connection: Any, spec: RecoverySpec) -> Recovered:
         raise RecoveryFailed(machine=spec.name, why=f"its definition is {spec.definition.format}")
     if _lookup_name(connection, spec.name) is not None:
         raise RecoveryFailed(machine=spec.name, why="a machine of this name exists at the target already")
-    root = domxml.parse(spec.definition.text)
-    directories = _directories(connection, spec, root)
+    base = building.begin(connection, spec)
+    directories = _directories(connection, spec, base.point)
     first = next(iter(directories.values()))
-    overlays = {
-        str(disk.id): str(directories[disk.id] / f"{FILE_PREFIX}{spec.name}-{disk.id}.qcow2")
-        for disk in spec.disks
-    }
+    drive = first / f"{FILE_PREFIX}{spec.name}-settings.iso" if building.needs_drive(spec) else None
     nvram = first / f"{FILE_PREFIX}{spec.name}_VARS.fd" if spec.definition.firmware_variables else None
-    log = str(first / f"{FILE_PREFIX}{spec.name}-console.log")
-    record = _record(connection, spec, list(overlays.values()), str(nvram) if nvram else None, log)
-    text = mapped(spec.definition.text, _plan(spec, overlays, record, str(nvram) if nvram else None, log))
+    files = Files(
+        overlays={
+            str(disk.id): str(directories[disk.id] / f"{FILE_PREFIX}{spec.name}-{disk.id}.qcow2")
+            for disk in spec.disks
+        },
+        console_log=str(first / f"{FILE_PREFIX}{spec.name}-console.log"),
+        nvram=str(nvram) if nvram else None,
+        drive=str(drive) if drive else None,
+    )
+    built = building.finish(spec, base, files, _record(connection, spec, files))
     domain = None
     try:
-        domain = connection.defineXML(text)
+        domain = connection.defineXML(ET.tostring(built.root, encoding="unicode"))
         crash_point(AFTER_DEFINE)
-        _make_files(connection, spec, overlays, nvram)
+        _make_files(connection, spec, files)
+        if drive is not None and built.drive is not None:
+            replace_file(drive, built.drive)
         crash_point(AFTER_OVERLAYS)
         domain.create()
     except (libvirt.libvirtError, OSError, subprocess.SubprocessError, HostUnready) as error:
@@ -90,10 +96,21 @@ def resume_stopped(connection: Any, recovered: Recovered) -> bool:
     return True
 
 
+def kept(path: Path, label: str) -> Path:
+    """Where an overlay lies once its machine was removed and what it wrote was kept."""
+    return path.with_name(f"{path.name}.{label}{KEPT}")
+
+
+def ours(connection: Any, recovered: Recovered) -> Any:
+    """Its domain, where it is there and has our record; None otherwise."""
+    domain = _lookup(connection, recovered.id)
+    return domain if domain is not None and _read(domain) is not None else None
+
+
 def remove(connection: Any, recovered: Recovered) -> None:
     """See `Fabric.remove_recovered`. Only a domain with our record is touched."""
-    domain = _lookup(connection, recovered.id)
-    if domain is not None and _read(domain) is not None:
+    domain = ours(connection, recovered)
+    if domain is not None:
         _remove(domain)
 
 
@@ -122,38 +139,14 @@ def _directories(connection: Any, spec: RecoverySpec, root: ET.Element) -> dict[
     return result
 
 
-def _plan(
-    spec: RecoverySpec, overlays: dict[str, str], record: ET.Element, nvram: str | None, log: str
-) -> Plan:
-    def network_of(source: str | None) -> str | None:
-        return spec.network or spec.mapping.networks.get(source or "")
-
-    return Plan(
-        name=spec.name,
-        uuid=None if spec.keep_identity else str(uuid.uuid4()),
-        title=f"secondsite {record.get('kind')}: {spec.note}"[:200].replace("\n", " "),
-        disks={
-            disk.id: MappedDisk(overlays[disk.id], disk.socket_path, disk.export_name) for disk in spec.disks
-        },
-        network_of=network_of,
-        # on a network of the site a test's adapter must not have the address of the machine it was made from
-        keep_macs=spec.keep_identity or spec.network is not None,
-        console_log=log,
-        nvram=nvram,
-        metadata=record,
-        exists=lambda path: Path(path).exists(),
-    )
-
-
-def _record(
-    connection: Any, spec: RecoverySpec, overlays: Sequence[str], nvram: str | None, log: str
-) -> ET.Element:
+def _record(connection: Any, spec: RecoverySpec, files: Files) -> ET.Element:
     kind = "recovery" if spec.keep_identity else "test"
-    record = ET.Element(tag("recovered"), kind=kind, note=spec.note, log=log)
-    for overlay in overlays:
-        ET.SubElement(record, tag("overlay"), path=overlay)
-    if nvram:
-        ET.SubElement(record, tag("nvram"), path=nvram)
+    record = ET.Element(tag("recovered"), kind=kind, note=spec.note, log=files.console_log)
+    for disk in spec.disks:
+        record.append(overlays.record(files.overlays[str(disk.id)], disk.export_name, str(disk.socket_path)))
+    for name, path in (("nvram", files.nvram), ("drive", files.drive)):
+        if path:
+            ET.SubElement(record, tag(name), path=path)
     if spec.network is not None:
         with contextlib.suppress(libvirt.libvirtError):
             if networks.is_ours(connection.networkLookupByName(spec.network)):
@@ -161,33 +154,45 @@ def _record(
     return record
 
 
-def _make_files(connection: Any, spec: RecoverySpec, overlays: dict[str, str], nvram: Path | None) -> None:
+def _make_files(connection: Any, spec: RecoverySpec, files: Files) -> None:
     owner = places.qemu_user(connection)
     for disk in spec.disks:
-        path = Path(overlays[disk.id])
+        path = Path(files.overlays[str(disk.id)])
         if path.exists():
             raise FileExistsError(f"{path} exists already and is not known to belong to us")
         # -u: nothing is opened; libvirt is told the chain in the definition and the size comes from us
-        backing = f"nbd+unix:///{disk.export_name}?socket={disk.socket_path}"
-        command = ["qemu-img", "create", "-q", "-f", "qcow2", "-u", "-F", "raw", "-b", backing, str(path)]
-        run = subprocess.run(
-            [*command, str(disk.size_bytes)],
-            capture_output=True,
-            text=True,
-            check=False,
-            timeout=_TOOL_SECONDS_MAX,
-        )
-        if run.returncode:
-            raise OSError(run.stderr.strip() or "qemu-img failed")
-        path.chmod(0o600)
+        backing = overlays.backing_url(disk.export_name, str(disk.socket_path))
+        if spec.goes_on is None:
+            create = ["qemu-img", "create", "-q", "-f", "qcow2", "-u", "-F", "raw", "-b", backing]
+            _tool([*create, str(path), str(disk.size_bytes)])
+            path.chmod(0o600)
+        else:
+            _copy(kept(path, spec.goes_on), path, backing)
         socket = Path(disk.socket_path)
         if socket.exists():
             # libvirt gives QEMU its files, but not the socket of a network disk
             places.check_reachable(socket.parent, owner)
             places.give_to_qemu(socket, owner, 0o660)
-    if nvram is not None:
+    if files.nvram is not None:
         assert spec.definition.firmware_variables is not None
-        replace_file(nvram, spec.definition.firmware_variables)
+        replace_file(Path(files.nvram), spec.definition.firmware_variables)
+
+
+def _copy(source: Path, path: Path, backing: str) -> None:
+    """What it wrote there before, once more: the name appears when all of it is there."""
+    made = path.with_name(path.name + COPYING)
+    # what was kept stays until the failover is decided, so this may take its room a second time
+    _tool(["cp", "--reflink=auto", "--sparse=always", "--", str(source), str(made)], seconds_max=None)
+    _tool(["qemu-img", "rebase", "-u", "-f", "qcow2", "-F", "raw", "-b", backing, str(made)])
+    made.chmod(0o600)
+    made.rename(path)
+    fsync_directory(path.parent)
+
+
+def _tool(command: Sequence[str], *, seconds_max: float | None = _TOOL_SECONDS_MAX) -> None:
+    run = subprocess.run(command, capture_output=True, text=True, check=False, timeout=seconds_max)
+    if run.returncode:
+        raise OSError(run.stderr.strip() or f"{command[0]} failed")
 
 
 def _sentences(error: Exception) -> list[str]:
@@ -226,7 +231,7 @@ def _remove(domain: Any) -> None:
     recovered = _read(domain)
     assert recovered is not None, "only machines of ours are removed"
     record = domxml.parse(domain.metadata(libvirt.VIR_DOMAIN_METADATA_ELEMENT, NAMESPACE, 0))
-    variables = [child.get("path", "") for child in record if _local(child) == "nvram"]
+    beside = [child.get("path", "") for child in record if _local(child) in {"nvram", "drive"}]
     try:
         domain.destroy()
     except libvirt.libvirtError:
@@ -235,7 +240,8 @@ def _remove(domain: Any) -> None:
     # files before the record: what a crash leaves is still named by it
     for path in [
         *recovered.overlays,
-        *variables,
+        *(f"{overlay}{COPYING}" for overlay in recovered.overlays),
+        *beside,
         *([recovered.console_log] if recovered.console_log else []),
     ]:
         if Path(path).name.startswith(FILE_PREFIX):

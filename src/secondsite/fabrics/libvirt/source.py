@@ -37,9 +37,9 @@ from secondsite.model.points import Consistency
 
 # Below this a job would be ended by the guard before it is read.
 SCRATCH_FREE_BYTES_MIN = 8 * 1024 * 1024
-# After a job that libvirt could not end for long (see `capture.SLOW_END_SECONDS`): its events piled up, and
+# After a job whose end libvirt did not notice by itself (see `jobs.JobEnd`): the guest's events piled up, and
 # the next job, begun at once, would meet the next of them. It needs milliseconds for all.
-REST_SECONDS = 1.0
+REST_SECONDS = 0.5
 
 
 @dataclass(frozen=True)
@@ -69,12 +69,12 @@ class _Asked:
 class LibvirtSource(Source):
     """One protected machine; one capture at a time."""
 
-    def __init__(self, hands: Hands, machine: MachineId, name: str, wanted: Sequence[DiskId] | None) -> None:
-        """wanted: the disks to be captured; None: all it has, also those it gets later."""
+    def __init__(self, hands: Hands, machine: MachineId, name: str, wanted: inventory.Chosen) -> None:
+        """wanted: the disks to be captured."""
         self._hands = hands
         self._id = machine
         self._name = name
-        self._wanted = None if wanted is None else tuple(wanted)
+        self._wanted = wanted
         self._off_images = Images()
         self._rest_until = 0.0
         self._lock = threading.Lock()
@@ -153,7 +153,7 @@ class LibvirtSource(Source):
                 lease=lease,
                 places=self._hands.places,
                 clock=self._hands.clock,
-                on_slow_end=self._rest,
+                on_stuck_end=self._rest,
             )
             return self._open
 
@@ -204,7 +204,7 @@ class LibvirtSource(Source):
         return {disk_id(disk.dev): disk.path or "" for disk in wanted}
 
     def _is_wanted(self, disk: DomainDisk) -> bool:
-        return disk.copied and (self._wanted is None or disk.dev in self._wanted)
+        return disk.copied and self._wanted.has(disk.dev)
 
     def _chosen(self, found: Found) -> tuple[list[DiskId], dict[DiskId, str]]:
         """The disks to capture as the machine is now, and those that cannot be, with the reason."""
@@ -312,6 +312,7 @@ class LibvirtSource(Source):
             earned = quiesce.Earned(Consistency.CRASH, None, "")
         if earned.note:
             text = f"A point of {self._name} is less consistent than asked for: {earned.note}."
+            text += quiesce.advice(earned.note)
             hands.events.emit("capture.consistency-lowered", Severity.WARNING, text, machine=self._id)
         return Instant(
             asked_at=stamp(asked_at),

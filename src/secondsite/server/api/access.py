@@ -4,7 +4,8 @@
     def show(vault: VaultPath, caller: Annotated[Caller, requires(Operation.VAULT_READ)]) -> VaultView: ...
 
 Without a `vault` in its path the operation is one on the server itself. `requires_somewhere` lets through who
-may do it on any vault: the route then shows `caller.vaults(operation)` only.
+may do it on any vault: the route then shows `caller.vaults(operation)` only. `requires_on_job` asks for the
+role on the vault of the job in the path.
 """
 
 from __future__ import annotations
@@ -18,6 +19,8 @@ from fastapi import Depends, Request
 from secondsite.server.api.errors import CertificateRequired, Forbidden, Unauthenticated
 from secondsite.server.api.listener import CERTIFICATE_KEY
 from secondsite.server.api.services import Services
+from secondsite.server.jobs import records
+from secondsite.server.jobs.errors import JobNotFound
 from secondsite.server.people.roles import EVERYWHERE, TABLE, Actor, Caller, Operation
 
 
@@ -69,10 +72,20 @@ def _vault_in(request: Request) -> str | None:
     named: str | None = request.path_params.get("vault")
     if named is None or named == EVERYWHERE:
         return None
-    return services_of(request).vault_id(named)
+    return vault_in(request, named)
 
 
-def _refuse(caller: Caller, operation: Operation, vault: str | None) -> Forbidden:
+def vault_in(request: Request, named: str) -> str:
+    """The id of the vault that the path names: looked up once a request. Raises VaultUnknown."""
+    state: dict[str, object] = request.scope["state"]
+    known = state.get(_VAULT)
+    if not isinstance(known, str):
+        known = state[_VAULT] = services_of(request).vault_id(named)
+    return str(known)
+
+
+def refuse(caller: Caller, operation: Operation, vault: str | None) -> Forbidden:
+    """What is raised where somebody may not. vault: its id; None: the server itself."""
     return Forbidden(
         who=caller.name,
         operation=operation.value,
@@ -88,7 +101,7 @@ def requires(operation: Operation) -> Any:
         caller = caller_of(request)
         vault = _vault_in(request)
         if not caller.may(operation, vault):
-            raise _refuse(caller, operation, vault)
+            raise refuse(caller, operation, vault)
         return caller
 
     return Depends(_marked(check, operation.value))
@@ -100,7 +113,29 @@ def requires_somewhere(operation: Operation) -> Any:
     def check(request: Request) -> Caller:
         caller = caller_of(request)
         if caller.vaults(operation) == frozenset():
-            raise _refuse(caller, operation, None)
+            raise refuse(caller, operation, None)
+        return caller
+
+    return Depends(_marked(check, operation.value))
+
+
+def requires_on_job(operation: Operation) -> Any:
+    """As `requires`, on the vault of the job that the path names; a job of no vault needs a role everywhere.
+
+    Who may not see the job is told that there is none. Raises Forbidden or JobNotFound.
+    """
+
+    def check(request: Request) -> Caller:
+        caller = caller_of(request)
+        if caller.vaults(operation) == frozenset():
+            raise refuse(caller, operation, None)
+        named = str(request.path_params.get("job"))
+        with services_of(request).database.read() as connection:
+            vault = records.get(connection, named).vault
+        if not caller.may(operation, vault):
+            if not caller.may(Operation.JOB_READ, vault):
+                raise JobNotFound(job=named)
+            raise refuse(caller, operation, vault)
         return caller
 
     return Depends(_marked(check, operation.value))
@@ -115,6 +150,7 @@ def requires_login() -> Any:
     return Depends(_marked(check, SELF))
 
 
+_VAULT = "vault_id"  # in a request's state
 SELF = "self"
 PUBLIC = "public"
 CERTIFICATE = "certificate"

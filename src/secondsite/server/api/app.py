@@ -19,14 +19,35 @@ from starlette.types import Scope
 from secondsite import __version__
 from secondsite.base.errors import SecondsiteError
 from secondsite.server.api import (
+    alerts,
+    approvals,
     auditlog,
+    backups,
+    desired,
     enrolment,
+    events,
+    helds,
+    histories,
     inventory,
+    itemfailovers,
+    itemforget,
+    itemgroups,
+    itemreturns,
+    items,
+    itemsettings,
+    itemtests,
     jobs,
+    keyproof,
+    mappings,
+    oidc,
     operations,
     people,
+    policies,
     providers,
+    readiness,
+    standby,
     system,
+    topology,
     uplink,
     vaults,
 )
@@ -50,6 +71,40 @@ Every answer that is not a success has the shape `Problem`, with a stable code. 
 """
 # A validation error's position begins with where the value was; people know bodies, paths and parameters.
 _PLACES = {"body": "the body", "path": "the path", "query": "the parameter", "header": "the header"}
+# In the order in which the description shows them.
+_PARTS = (
+    system,
+    backups,
+    standby,
+    people,
+    auditlog,
+    vaults,
+    providers,
+    readiness,
+    policies,
+    enrolment,
+    inventory,
+    topology,
+    mappings,
+    operations,
+    jobs,
+    approvals,
+    oidc,
+    uplink,
+    desired,
+    itemgroups,
+    itemreturns,
+    items,
+    itemsettings,
+    itemtests,
+    itemfailovers,
+    itemforget,
+    helds,
+    keyproof,
+    events,
+    alerts,
+    histories,
+)
 
 
 def build_app(services: Services) -> FastAPI:
@@ -71,24 +126,18 @@ def build_app(services: Services) -> FastAPI:
         telemetry={"tracing": False, "metrics": False, "logs": False, "operation_spans": False},
     )
     app.state.services = services
-    for router in (
-        system.router,
-        people.router,
-        auditlog.router,
-        vaults.router,
-        providers.router,
-        enrolment.router,
-        inventory.router,
-        operations.router,
-        jobs.router,
-        uplink.router,
-    ):
-        app.include_router(router)
+    for part in _PARTS:
+        app.include_router(part.router)
     app.add_exception_handler(SecondsiteError, _ours)
     app.add_exception_handler(RequestValidationError, _invalid)
     app.add_exception_handler(HTTPException, _http)
     app.add_middleware(
-        Frame, clock=services.clock, metrics=services.metrics, authenticate=_Authenticator(services)
+        Frame,
+        clock=services.clock,
+        metrics=services.metrics,
+        authenticate=_Authenticator(services),
+        incarnation=services.survival.life.shown if services.survival is not None else "",
+        check_changes=services.survival.life.check_work if services.survival is not None else lambda: None,
     )
     _describe(app)
     return app

@@ -6,8 +6,8 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
+from secondsite.model.auditlog import Entry
 from secondsite.server.api.schemas import Label, Model, Password, Text, UserName, View
-from secondsite.server.people.audit import Entry
 from secondsite.server.people.roles import Caller, Grant
 from secondsite.server.people.tokens import NewToken, Token
 from secondsite.server.people.users import User
@@ -77,6 +77,41 @@ class TokenView(View):
             expires_at=token.expires_at,
             used_at=token.used_at,
         )
+
+
+class SessionView(View):
+    """A log-in that is alive. current: the one that makes this request."""
+
+    id: str
+    address: str
+    created_at: str
+    expires_at: str
+    used_at: str | None = None
+    current: bool
+
+    @classmethod
+    def of(cls, token: Token, via: str) -> SessionView:
+        """As it goes out."""
+        return cls(
+            id=token.id,
+            address=token.address,
+            created_at=token.created_at,
+            expires_at=token.expires_at,
+            used_at=token.used_at,
+            current=via == f"session:{token.id}",
+        )
+
+
+class SessionRules(Model):
+    """What holds for sessions. oneSession: a log-in ends the user's other sessions."""
+
+    one_session: bool
+
+
+class SessionRulesView(View):
+    """What holds for sessions."""
+
+    one_session: bool
 
 
 class NewTokenView(TokenView):

@@ -51,7 +51,10 @@ class ListenerCertificate:
         names: list[str],
         make: Callable[[list[str]], Leaf] | None,
         clock: Clock,
+        issuer: Callable[[], str] = lambda: "",
     ) -> None:
+        """issuer: names the authority that signs now; another one makes another certificate."""
+        self._issuer = issuer
         self._files = files
         self._names = names
         self._make = make
@@ -59,6 +62,10 @@ class ListenerCertificate:
         self._renew()
         self.context = _context(authority_pem)
         self._load()
+
+    def trust(self, authority_pem: str) -> None:
+        """Take clients of these authorities too, from the next connection on; none is taken away."""
+        self.context.load_verify_locations(cadata=authority_pem)
 
     def refresh(self) -> bool:
         """Renew where it is time, and take up changed files; True when connections get another one now."""
@@ -73,6 +80,8 @@ class ListenerCertificate:
         files = self._files
         try:
             self._stamp = files.stamp()
+            # tried elsewhere first: a certificate whose key is not there yet leaves a context with neither
+            ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(files.certificate, files.key)
             self.context.load_cert_chain(files.certificate, files.key)
         except (OSError, ssl.SSLError) as error:
             raise InvalidInput(what=f"the certificate {files.certificate}", why=str(error)) from None
@@ -84,15 +93,18 @@ class ListenerCertificate:
         directory = self._files.certificate.parent
         leaf.save(directory, self._files.certificate.stem)
         # which names it was made for: a changed configuration makes another one
-        replace_file(self._names_file(), "\n".join(self._names).encode(), mode=0o644)
+        replace_file(self._names_file(), self._made_for().encode(), mode=0o644)
 
     def _due(self) -> bool:
         if not self._files.certificate.exists() or not self._files.key.exists():
             return True
         names = self._names_file()
-        if not names.exists() or names.read_text().split("\n") != self._names:
+        if not names.exists() or names.read_text() != self._made_for():
             return True
         return read_certificate(self._files.certificate).valid_until - self._clock.utc() < RENEW_LEFT
+
+    def _made_for(self) -> str:
+        return "\n".join([*self._names, f"# {self._issuer()}"])
 
     def _names_file(self) -> Path:
         return self._files.certificate.with_suffix(".names")

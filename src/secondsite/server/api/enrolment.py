@@ -21,17 +21,20 @@ from secondsite.server.api.vaults import identity_of, note
 from secondsite.server.identity.gateways import GatewayIdentity
 from secondsite.server.people.roles import Actor, Operation
 from secondsite.transfer import enrolment as wire
+from secondsite.transfer.incarnation import INCARNATION_HEADER, parse_incarnation
 
 log = logging.getLogger(__name__)
 
 router = APIRouter(tags=["enrolment"])
 
 
-def gateway_of(certificate: PeerCertificate, services: TheServices) -> GatewayIdentity:
+def gateway_of(certificate: PeerCertificate, services: TheServices, request: Request) -> GatewayIdentity:
     """The registered gateway that makes the request; its certificate is not revoked at this moment.
 
-    Raises CertificateRequired, GatewayRevoked, GatewayUnregistered or GatewayRemoved.
+    Raises CertificateRequired, GatewayRevoked, GatewayUnregistered, GatewayRemoved or ServerSuperseded.
     """
+    if services.survival is not None:
+        services.survival.life.heard(parse_incarnation(request.headers.get(INCARNATION_HEADER)))
     who = identity_of(services).identify(certificate.public_bytes(serialization.Encoding.DER))
     if who is None:
         raise CertificateRequired
@@ -75,10 +78,37 @@ def renew(body: wire.Renew, who: TheGateway, services: TheServices) -> wire.Enro
 
 @router.post(wire.PATH_HEARTBEATS)
 def heartbeat(
-    body: wire.Heartbeat, request: Request, who: TheGateway, services: TheServices
+    body: wire.Heartbeat,
+    request: Request,
+    who: TheGateway,
+    certificate: PeerCertificate,
+    services: TheServices,
 ) -> wire.HeartbeatAnswer:
     """A gateway lives; the answer says what is wanted of it."""
-    return identity_of(services).heartbeat(who, body, address=address_of(request))
+    der = certificate.public_bytes(serialization.Encoding.DER)
+    answer = identity_of(services).heartbeat(who, body, address=address_of(request), certificate_der=der)
+    if services.survival is not None:
+        answer = answer.model_copy(update={"servers": tuple(services.survival.standbys.addresses())})
+    if services.items is None:
+        return answer
+    generation = services.items.wanted.generation(who.id, who.vault_id)
+    return answer.model_copy(update={"generation": generation})
+
+
+@router.post(wire.PATH_REVOCATIONS)
+def take_revocations(
+    body: wire.KnownRevocations,
+    who: TheGateway,  # noqa: ARG001 - only a gateway may
+    services: TheServices,
+) -> wire.RevocationsAnswer:
+    """What a gateway knows to be revoked, for a server restored from a backup; the newest list of both."""
+    return identity_of(services).take_revocations(body)
+
+
+@router.get(wire.PATH_TRUST)
+def trust(who: TheGateway, services: TheServices) -> wire.TrustAnswer:  # noqa: ARG001
+    """The authorities a gateway is to trust, the one that signs first."""
+    return identity_of(services).trust()
 
 
 @router.get(wire.PATH_REVOCATIONS)

@@ -15,12 +15,15 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from secondsite.base.clock import Clock
 from secondsite.base.errors import SecondsiteError
+from secondsite.base.logs import REQUEST_ID
 from secondsite.base.units import KIB, MIB
 from secondsite.server.api.errors import BodyTooLarge, InternalFailure, problem_response
 from secondsite.server.api.listener import CERTIFICATE_KEY
-from secondsite.server.api.logs import REQUEST_ID
 from secondsite.server.api.metrics import UNMATCHED, Metrics
 from secondsite.transfer.calls import ANSWER_BYTES_MAX, PATH_ANSWERS
+from secondsite.transfer.enrolment import PATH_REVOCATIONS
+from secondsite.transfer.incarnation import INCARNATION_HEADER
+from secondsite.transfer.reports import EVENT_BATCH_BYTES_MAX, PATH_EVENTS, PATH_REPORTS, REPORT_BYTES_MAX
 
 log = logging.getLogger("secondsite.server.requests")
 
@@ -28,7 +31,12 @@ BODY_BYTES_MAX = 1 * MIB
 # A log-in or an enrolment is some kilobytes; who proves nothing gets no more memory than that.
 ANONYMOUS_BODY_BYTES_MAX = 64 * KIB
 # Who shows a certificate of our authority may send what a gateway has to tell there.
-GATEWAY_BODY_BYTES_MAX = {PATH_ANSWERS: ANSWER_BYTES_MAX}
+GATEWAY_BODY_BYTES_MAX = {
+    PATH_REVOCATIONS: 2 * MIB,
+    PATH_ANSWERS: ANSWER_BYTES_MAX,
+    PATH_EVENTS: EVENT_BATCH_BYTES_MAX,
+    PATH_REPORTS: REPORT_BYTES_MAX,
+}
 # Chosen by a client to find its request again in the log; anything else is replaced.
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}\Z")
 _HEADERS = (
@@ -37,17 +45,39 @@ _HEADERS = (
     (b"strict-transport-security", b"max-age=31536000"),
 )
 
+# People log in and out also at a server whose place another took; gateways are told in their routes.
+_ALWAYS = re.compile(
+    r"/api/v1/(sessions(/current)?|oidc/(logins|devices)(/.*)?|gateways/self/.*|uplink/.*|standby/hello"
+    r"|server/hand-over)\Z"
+)
+
 Authenticate = Callable[[Scope], Awaitable[object | None]]
 
 
 class Frame:
     """ASGI middleware; `authenticate` gives the caller (None: anonymous) or raises a SecondsiteError."""
 
-    def __init__(self, app: ASGIApp, *, clock: Clock, metrics: Metrics, authenticate: Authenticate) -> None:
+    def __init__(
+        self,
+        app: ASGIApp,
+        *,
+        clock: Clock,
+        metrics: Metrics,
+        authenticate: Authenticate,
+        incarnation: str = "",
+        check_changes: Callable[[], None] = lambda: None,
+    ) -> None:
+        """incarnation: shown with every answer; empty: none.
+
+        check_changes: raises while nothing may be changed here, because another server is active.
+        """
+        self._check_changes = check_changes
         self._app = app
         self._clock = clock
         self._metrics = metrics
         self._authenticate = authenticate
+        mine = (INCARNATION_HEADER.encode(), incarnation.encode())
+        self._headers = [*_HEADERS, mine] if incarnation else [*_HEADERS]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """One request."""
@@ -66,7 +96,7 @@ class Frame:
                 sent.append(message["status"])
                 message["headers"] = [
                     *message.get("headers", ()),
-                    *_HEADERS,
+                    *self._headers,
                     (b"x-request-id", request_id.encode()),
                 ]
             await send(message)
@@ -82,6 +112,8 @@ class Frame:
         try:
             caller = await self._authenticate(scope)
             scope["state"]["caller"] = caller
+            if _changes(scope):
+                self._check_changes()
             body = await _whole_body(scope, receive, _body_bytes_max(scope, caller))
             if body is None:
                 return  # the client went away
@@ -120,6 +152,11 @@ def _request_id(scope: Scope) -> str:
             if _REQUEST_ID.match(text):
                 return text
     return secrets.token_hex(8)
+
+
+def _changes(scope: Scope) -> bool:
+    """Whether a request is a person's who changes something."""
+    return scope["method"] not in {"GET", "HEAD", "OPTIONS"} and not _ALWAYS.match(scope["path"])
 
 
 def _body_bytes_max(scope: Scope, caller: object | None) -> int:

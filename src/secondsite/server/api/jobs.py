@@ -12,7 +12,7 @@ from sqlalchemy.engine import Connection
 from starlette.responses import Response
 
 from secondsite.base.parse import JSON_ERRORS
-from secondsite.server.api.access import TheActor, TheServices, requires
+from secondsite.server.api.access import TheActor, TheServices, requires_on_job, requires_somewhere
 from secondsite.server.api.errors import NotReady
 from secondsite.server.api.pages import AskedPage, Page
 from secondsite.server.api.schemas import Model, View
@@ -24,9 +24,10 @@ from secondsite.server.people.roles import Actor, Caller, Operation
 
 router = APIRouter(prefix="/api/v1/jobs", tags=["jobs"])
 
-Reader = Annotated[Caller, requires(Operation.JOB_READ)]
-Operator = Annotated[Caller, requires(Operation.JOB_OPERATE)]
-Answerer = Annotated[Caller, requires(Operation.JOB_ANSWER)]
+Lister = Annotated[Caller, requires_somewhere(Operation.JOB_READ)]
+Reader = Annotated[Caller, requires_on_job(Operation.JOB_READ)]
+Operator = Annotated[Caller, requires_on_job(Operation.JOB_OPERATE)]
+Answerer = Annotated[Caller, requires_on_job(Operation.JOB_ANSWER)]
 _ID = r"^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$"
 JobPath = Annotated[str, Path(alias="job", pattern=_ID, description="A job's id.")]
 ShownState = Literal["NotStarted", "InProgress", "Succeeded", "Failed", "Cancelled", "Suspended"]
@@ -51,6 +52,7 @@ class JobQuestion(View):
 
     question: str
     choices: list[str]
+    approval: str | None = Field(description="The operation a second person must approve instead.")
 
 
 class JobView(View):
@@ -61,7 +63,7 @@ class JobView(View):
     title: str
     state: ShownState
     state_description: str
-    allowed_operations: list[Literal["cancel", "resume", "retry", "restart"]]
+    allowed_operations: list[Literal["approve", "reject", "cancel", "resume", "retry", "restart"]]
     progress: float
     progress_text: str
     note: str | None = Field(description="What it waits for.")
@@ -69,6 +71,7 @@ class JobView(View):
     error: JobProblem | None
     warnings: int
     created_by: str
+    vault_id: str | None = Field(description="Whose roles count for it; null: only those held everywhere.")
     parent: str | None
     restart_of: str | None
     created_at: str
@@ -92,10 +95,14 @@ class JobView(View):
                 "progress": job.progress,
                 "progress_text": job.progress_text,
                 "note": job.note,
-                "question": asked and JobQuestion(question=asked.question, choices=list(asked.choices)),
+                "question": asked
+                and JobQuestion(
+                    question=asked.question, choices=list(asked.choices), approval=asked.approval or None
+                ),
                 "error": _problem(job.error),
                 "warnings": job.warnings,
                 "created_by": job.actor,
+                "vault_id": job.vault,
                 "parent": job.parent,
                 "restart_of": job.restart_of,
                 "created_at": job.created,
@@ -157,17 +164,23 @@ class JobAnswer(Model):
 @router.get("")
 def list_jobs(  # noqa: PLR0917 - called by name, by the framework
     page: AskedPage,
-    caller: Reader,  # noqa: ARG001
+    caller: Lister,
     services: TheServices,
     state: Annotated[list[ShownState] | None, Query(max_length=6)] = None,
     kind: Annotated[str | None, Query(max_length=100, pattern=r"^[a-z0-9.-]+$")] = None,
     parent: Annotated[str | None, Query(pattern=_ID, description="Its child jobs instead.")] = None,
 ) -> Page[JobView]:
-    """Jobs, youngest first."""
+    """The jobs I may see, youngest first."""
     wanted = [one for one in JobState if state and SHOWN[one][0] in state]
     with services.database.read() as connection:
         found = records.listed(
-            connection, states=wanted, kind=kind, parent=parent, before=page.after_text(), limit=page.limit
+            connection,
+            states=wanted,
+            kind=kind,
+            parent=parent,
+            vaults=caller.vaults(Operation.JOB_READ),
+            before=page.after_text(),
+            limit=page.limit,
         )
     link = page.link(found[-1].id) if len(found) == page.limit else None
     return Page(value=[JobView.of(job) for job in found], next_link=link)
@@ -291,20 +304,34 @@ def _steer(  # noqa: PLR0917 - each from the route that calls it
     detail: Mapping[str, str | int | bool | None] | None = None,
 ) -> JobView:
     """Do it with its row in the audit log, tell the worker, and answer with the job as it is now."""
+
+    def steer(jobs: Jobs, connection: Connection) -> str:
+        made = call(jobs, connection) or job
+        vault = records.get(connection, made).vault or ""
+        told = dict(detail or {}) | ({"new": made} if made != job else {})
+        services.audit.append(connection, actor, f"job.{what}", job, vault=vault, detail=told)
+        return made
+
+    return accepted(services, response, steer)
+
+
+def accepted(services: Services, response: Response, begin: Callable[[Jobs, Connection], str]) -> JobView:
+    """Answer with the job `begin` names, as it is at the end of begin's transaction; the worker is told.
+
+    Raises NotReady, and what `begin` raises: then nothing was begun.
+    """
     jobs = services.jobs
     if jobs is None:
         raise NotReady(why="it runs no jobs")
+    found = services.database.run(lambda connection: records.get(connection, begin(jobs, connection)))
+    return followed(services, response, found)
 
-    def work(connection: Connection) -> records.Job:
-        found = call(jobs, connection) or job
-        told = dict(detail or {}) | ({"new": found} if found != job else {})
-        services.audit.append(connection, actor, f"job.{what}", job, detail=told)
-        return records.get(connection, found)
 
-    found = services.database.run(work)
+def followed(services: Services, response: Response, job: records.Job) -> JobView:
+    """Answer with a job that was changed: where to follow it; the worker is told."""
     services.nudge_jobs()
-    response.headers["location"] = f"/api/v1/jobs/{found.id}"
-    return JobView.of(found)
+    response.headers["Location"] = f"/api/v1/jobs/{job.id}"
+    return JobView.of(job)
 
 
 def _problem(error: records.Problem | None) -> JobProblem | None:

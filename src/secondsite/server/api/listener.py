@@ -33,6 +33,8 @@ HEAD_BYTES_MAX = 32 * KIB
 HANDSHAKE_SECONDS = 10.0
 # What a peer gets to take our last words before the connection is dropped.
 LINGER_SECONDS = 2.0
+# While the server stops: how often connections that were made meanwhile are told.
+LATE_SECONDS = 0.1
 CERTIFICATE_KEY = "peer_certificate"
 
 
@@ -229,6 +231,20 @@ class _Server(uvicorn.Server):
                 )
             )
         self.started = True
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """As uvicorn's own, which tells each connection once, and waited for one in its handshake."""
+        late = asyncio.create_task(self._close_late())
+        try:
+            await super().shutdown(sockets)
+        finally:
+            late.cancel()
+
+    async def _close_late(self) -> None:
+        while True:
+            await asyncio.sleep(LATE_SECONDS)
+            for connection in list(self.server_state.connections):
+                connection.shutdown()
 
     def _protocol(self) -> BoundedProtocol:
         return BoundedProtocol(self.config, self.server_state, self.lifespan.state, limits=self._limits)

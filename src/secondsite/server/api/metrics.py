@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
+from datetime import timedelta
 
 from prometheus_client import (
     CollectorRegistry,
@@ -14,6 +16,7 @@ from prometheus_client import (
     ProcessCollector,
     generate_latest,
 )
+from prometheus_client.registry import Collector
 
 from secondsite import __version__
 
@@ -48,6 +51,11 @@ class Metrics:
             "secondsite_http_requests_in_progress", "Requests being answered", registry=self.registry
         )
         self._jobs = Gauge("secondsite_jobs", "Jobs, by state", ["state"], registry=self.registry)
+        self._backup_age = Gauge(
+            "secondsite_server_backup_age_seconds",
+            "Age of the newest backup of the server that is kept somewhere",
+            registry=self.registry,
+        )
         self.logins = Counter(
             "secondsite_logins", "Log-ins, by how they ended", ["outcome"], registry=self.registry
         )
@@ -56,6 +64,10 @@ class Metrics:
         """How many jobs are in each state."""
         for state, number in counts.items():
             self._jobs.labels(state).set(number)
+
+    def backup_age(self, age: timedelta | None) -> None:
+        """How old the server's newest backup is; infinite when there is none."""
+        self._backup_age.set(age.total_seconds() if age is not None else math.inf)
 
     def begun(self) -> None:
         """A request came."""
@@ -67,6 +79,11 @@ class Metrics:
         self._requests.labels(method if method in METHODS else "other", route, str(status)).inc()
         self._seconds.labels(route).observe(seconds)
 
-    def text(self) -> bytes:
-        """All of it, in Prometheus' text format."""
-        return generate_latest(self.registry)
+    def text(self, *others: Collector) -> bytes:
+        """All of it, and what others measure, in Prometheus' text format."""
+        found = [generate_latest(self.registry)]
+        for other in others:
+            asked = CollectorRegistry(auto_describe=False)
+            asked.register(other)
+            found.append(generate_latest(asked))
+        return b"".join(found)

@@ -9,13 +9,12 @@ from sqlalchemy.engine import Connection
 from starlette.responses import Response
 
 from secondsite.server.api.access import TheActor, TheServices, requires
-from secondsite.server.api.errors import NotReady
 from secondsite.server.api.inventory import inventories_of
-from secondsite.server.api.jobs import ACCEPTED, JobView
+from secondsite.server.api.jobs import ACCEPTED, JobView, accepted
 from secondsite.server.api.providers import ThePlace
 from secondsite.server.api.vaults import note
 from secondsite.server.inventory.service import Kind
-from secondsite.server.jobs import records
+from secondsite.server.jobs.service import Jobs
 from secondsite.server.operations.points import TAKE_POINT, TakePoint
 from secondsite.server.people.roles import Caller, Operation
 
@@ -38,21 +37,16 @@ def take_recovery_point(  # noqa: PLR0917 - called by name, by the framework
     response: Response,
 ) -> JobView:
     """Take a recovery point of a protected machine now, beside those its copy frequency gives."""
-    if services.jobs is None:
-        raise NotReady(why="it runs no jobs")
-    jobs, gateway = services.jobs, place.gateways.get(place.name)
+    gateway = place.gateways.get(place.name)
     found = inventories_of(services)[0].find(gateway.id, Kind.MACHINE, machine)
     given = TakePoint(
         gateway=gateway.id, gateway_name=gateway.name, machine=found.id, machine_name=found.name
     )
     written = note(services, actor, Operation.POINT_TAKE, machine=found.name)
 
-    def start(connection: Connection) -> records.Job:
-        identity = jobs.start(connection, TAKE_POINT, given, actor.name)
+    def start(jobs: Jobs, connection: Connection) -> str:
+        identity = jobs.start(connection, TAKE_POINT, given, actor.name, vault=gateway.vault_id)
         written(connection, gateway.vault_id, gateway.name)
-        return records.get(connection, identity)
+        return identity
 
-    job = services.database.run(start)
-    services.nudge_jobs()
-    response.headers["Location"] = f"/api/v1/jobs/{job.id}"
-    return JobView.of(job)
+    return accepted(services, response, start)

@@ -23,6 +23,9 @@ from secondsite.server.api.bodies import (
     NewUser,
     OwnPassword,
     RoleName,
+    SessionRules,
+    SessionRulesView,
+    SessionView,
     SetUp,
     TokenRequest,
     TokenView,
@@ -36,6 +39,7 @@ from secondsite.server.api.services import Services
 from secondsite.server.identity.errors import VaultUnknown
 from secondsite.server.people.roles import EVERYWHERE, Actor, Caller, Grant, Operation, Role
 from secondsite.server.people.tokens import Limit
+from secondsite.server.people.users import PasswordElsewhere
 
 router = APIRouter(prefix="/api/v1", tags=["people"])
 
@@ -43,6 +47,8 @@ Myself = Annotated[Caller, requires_login()]
 UserReader = Annotated[Caller, requires(Operation.USER_READ)]
 UserWriter = Annotated[Caller, requires(Operation.USER_WRITE)]
 RoleWriter = Annotated[Caller, requires(Operation.ROLE_WRITE)]
+LoginReader = Annotated[Caller, requires(Operation.LOGIN_READ)]
+LoginWriter = Annotated[Caller, requires(Operation.LOGIN_WRITE)]
 TokenWriter = Annotated[Caller, requires(Operation.TOKEN_WRITE)]
 
 
@@ -86,11 +92,52 @@ def me(caller: Myself) -> MeView:
 
 @router.put("/me/password", status_code=204)
 def set_own_password(body: OwnPassword, caller: Myself, actor: TheActor, services: TheServices) -> None:
-    """Change my password; my sessions end."""
+    """Change my password; my other sessions end."""
     _unlimited(caller, "change the password")
     if services.users.get(caller.name).has_password:
         services.logins.confirm(caller.name, body.before, address=actor.address)
-    services.users.set_password(actor, caller.name, body.password)
+    elif services.users.comes_from_outside(caller.id):
+        # it would still let them in when the provider no longer does
+        raise PasswordElsewhere(user=caller.name)
+    services.users.set_password(actor, caller.name, body.password, keep=caller.via.partition(":")[2])
+
+
+@router.get("/me/sessions")
+def list_own_sessions(caller: Myself, services: TheServices) -> Page[SessionView]:
+    """My sessions, the newest last."""
+    return _sessions(services, caller, caller.id)
+
+
+@router.delete("/me/sessions", status_code=204)
+def end_own_sessions(caller: Myself, actor: TheActor, services: TheServices) -> None:
+    """End all of my sessions but the one that makes this request."""
+    _unlimited(caller, "end sessions")
+    services.sessions.end_all(actor, caller.id, caller.name, keep=caller.via.partition(":")[2])
+
+
+@router.delete("/me/sessions/{token}", status_code=204)
+def end_own_session(token: TokenPath, caller: Myself, actor: TheActor, services: TheServices) -> None:
+    """End one of my sessions at once."""
+    _unlimited(caller, "end sessions")
+    services.sessions.end(actor, caller.id, caller.name, token)
+
+
+@router.get("/sessions/rules")
+def show_session_rules(caller: LoginReader, services: TheServices) -> SessionRulesView:  # noqa: ARG001
+    """What holds for sessions."""
+    return SessionRulesView(one_session=services.sessions.one_only())
+
+
+@router.put("/sessions/rules")
+def change_session_rules(
+    body: SessionRules,
+    caller: LoginWriter,  # noqa: ARG001
+    actor: TheActor,
+    services: TheServices,
+) -> SessionRulesView:
+    """Say what holds for sessions; those that are open stay until the next log-in."""
+    services.sessions.set_one_only(actor, one=body.one_session)
+    return SessionRulesView(one_session=body.one_session)
 
 
 @router.get("/me/tokens")
@@ -203,6 +250,30 @@ def withdraw_role(  # noqa: PLR0917 - called by name, by the framework
     return UserView.of(services.users.withdraw(actor, user, held))
 
 
+@router.get("/users/{user}/sessions")
+def list_sessions(user: UserPath, caller: TokenWriter, services: TheServices) -> Page[SessionView]:
+    """A user's sessions, the newest last."""
+    return _sessions(services, caller, services.users.get(user).id)
+
+
+@router.delete("/users/{user}/sessions", status_code=204)
+def end_sessions(user: UserPath, caller: TokenWriter, actor: TheActor, services: TheServices) -> None:  # noqa: ARG001
+    """End all of a user's sessions at once."""
+    services.sessions.end_all(actor, services.users.get(user).id, user)
+
+
+@router.delete("/users/{user}/sessions/{token}", status_code=204)
+def end_session(
+    user: UserPath,
+    token: TokenPath,
+    caller: TokenWriter,  # noqa: ARG001
+    actor: TheActor,
+    services: TheServices,
+) -> None:
+    """End one of a user's sessions at once."""
+    services.sessions.end(actor, services.users.get(user).id, user, token)
+
+
 @router.get("/users/{user}/tokens")
 def list_tokens(user: UserPath, caller: TokenWriter, services: TheServices) -> Page[TokenView]:  # noqa: ARG001
     """A user's API tokens."""
@@ -232,6 +303,10 @@ def remove_token(
 ) -> None:
     """End a user's API token at once."""
     services.tokens.remove(actor, services.users.get(user).id, user, token)
+
+
+def _sessions(services: Services, caller: Caller, user_id: str) -> Page[SessionView]:
+    return Page(value=[SessionView.of(one, caller.via) for one in services.sessions.of(user_id)])
 
 
 def _create(services: Services, actor: Actor, user_id: str, user: str, body: TokenRequest) -> NewTokenView:

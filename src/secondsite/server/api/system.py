@@ -5,10 +5,12 @@ from __future__ import annotations
 from typing import Annotated
 
 from fastapi import APIRouter
+from pydantic import Field
 from starlette.responses import Response
 
 from secondsite import __version__
 from secondsite.server.api.access import TheServices, public, requires
+from secondsite.server.api.measures import Measures
 from secondsite.server.api.schemas import View
 from secondsite.server.jobs import records
 from secondsite.server.people.roles import Caller, Operation
@@ -21,6 +23,7 @@ class Health(View):
 
     status: str
     version: str
+    warnings: list[str] = Field(default=[], description="What works and needs a person all the same.")
 
 
 @router.get("/api/v1/health", dependencies=[public()])
@@ -34,7 +37,8 @@ def ready(services: TheServices) -> Health:
     """Whether requests can be answered: 503 with the reason when not. For load balancers."""
     for check in services.checks:
         check()
-    return Health(status="ready", version=__version__)
+    warnings = services.survival.warnings() if services.survival is not None else []
+    return Health(status="ready", version=__version__, warnings=warnings)
 
 
 @router.get(
@@ -46,4 +50,7 @@ def metrics(services: TheServices, caller: Annotated[Caller, requires(Operation.
     """Everything measured, for Prometheus; give it a reader's token as bearer_token_file."""
     with services.database.read() as connection:
         services.metrics.jobs({state.value: number for state, number in records.counts(connection).items()})
-    return Response(services.metrics.text(), media_type="text/plain; version=0.0.4; charset=utf-8")
+    if services.survival is not None:
+        services.metrics.backup_age(services.survival.backups.age())
+    text = services.metrics.text(Measures(services))
+    return Response(text, media_type="text/plain; version=0.0.4; charset=utf-8")

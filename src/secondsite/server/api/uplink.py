@@ -14,6 +14,7 @@ from secondsite.server.api.enrolment import TheGateway
 from secondsite.server.api.errors import NotReady
 from secondsite.server.api.services import Services
 from secondsite.server.calls.service import Calls as CallBook
+from secondsite.server.identity.gateways import GatewayIdentity
 from secondsite.transfer.calls import PATH_ANSWERS, PATH_ASK, Answer, Ask, Calls
 
 router = APIRouter(tags=["uplink"])
@@ -35,16 +36,26 @@ async def ask(body: Ask, request: Request, who: TheGateway, services: TheService
     """What the gateway is to do next; waits for it as long as the gateway says."""
     book, clock = calls_of(services), services.clock
     look = LOOK_ALONE_SECONDS if services.database.is_sqlite else LOOK_SECONDS
+    if services.inventory_reader is not None:
+        services.inventory_reader.here(who.id)
     deadline, asked_at = clock.monotonic() + body.wait_seconds, services.database.now()
     with book.bells.listening_async(who.id) as rung:
         while True:
             rung.clear()
             found = await run_in_threadpool(partial(book.ready, who.id, body, asked_at=asked_at))
-            left = deadline - clock.monotonic()
-            if found or left <= 0 or book.bells.closed or await request.is_disconnected():
-                return Calls(calls=tuple(found))
+            wanted = await run_in_threadpool(_generation, services, who, body.generation)
+            left, news = deadline - clock.monotonic(), wanted > body.generation
+            if found or news or left <= 0 or book.bells.closed or await request.is_disconnected():
+                return Calls(calls=tuple(found), generation=wanted)
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(rung.wait(), min(look, left))
+
+
+def _generation(services: Services, who: GatewayIdentity, heard: int) -> int:
+    """Of what is wanted of the gateway; -1 where it does not ask, or nothing is wanted of gateways here."""
+    if heard < 0 or services.items is None:
+        return -1
+    return services.items.wanted.known(who.id)  # a peer that moved is told of with a heartbeat
 
 
 @router.post(PATH_ANSWERS, status_code=204)

@@ -14,12 +14,17 @@ from collections.abc import Callable, Sequence
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection, Row
 
+from secondsite.base.crash import crash_point, mark
 from secondsite.base.errors import Outcome, SecondsiteError
 from secondsite.server.calls.bells import Bells
 from secondsite.server.database.engine import Database
 from secondsite.server.database.tables_calls import CALLS
+from secondsite.server.database.tables_identity import gateways
 from secondsite.server.database.values import fresh_id, from_moment, moment
 from secondsite.transfer.calls import Answer, Ask, Call, call_id
+
+ANSWERING = mark("calls.answering")
+ANSWERED = mark("calls.answered")
 
 # An answer is read by its job within seconds; what nobody read by then is of a job that ended.
 ANSWERED_KEPT = dt.timedelta(hours=1)
@@ -65,6 +70,8 @@ class Calls:
         self.bells = bells
         # told of each answer to a call of a job, in the answer's transaction: the job need not look for it
         self.on_answer: Callable[[Connection, str], None] = lambda _connection, _job: None
+        # once that stands: this server's worker need not come by to see that the job is due
+        self.nudge: Callable[[], None] = lambda: None
 
     def put(self, gateway: str, call: Call, *, seconds_max: float) -> None:
         """Have `gateway` do it; again with the same id is nothing new. Raises CallDiffers."""
@@ -143,8 +150,11 @@ class Calls:
                 if found.job:
                     self.on_answer(connection, found.job)
 
+        crash_point(ANSWERING, answer.id)
         self._database.run(write)
+        crash_point(ANSWERED, answer.id)
         self.bells.ring(answer.id)
+        self.nudge()
 
     def result(self, identity: str) -> Answer | None:
         """The answer to a call, None while it is waited for. Raises CallUnknown, GatewaySilent."""
@@ -156,12 +166,13 @@ class Calls:
             return Answer(id=row.id, status=row.status, body=row.answer)
         if row.expires_at <= self._database.now():
             waited = from_moment(row.expires_at) - from_moment(row.made_at)
-            raise GatewaySilent(gateway=row.gateway, seconds=waited.total_seconds())
+            raise GatewaySilent(gateway=self._name(row.gateway), seconds=waited.total_seconds())
         return None
 
-    def ask_now(self, gateway: str, path: str, *, seconds_max: float) -> Answer:
-        """Read something of a gateway and wait for it. Raises GatewaySilent."""
-        call = Call(id=f"read:{fresh_id(self._database.clock)}", method="GET", path=path)
+    def ask_now(self, gateway: str, path: str, *, seconds_max: float, body: str = "") -> Answer:
+        """Read something of a gateway and wait for it, with a body by a POST. Raises GatewaySilent."""
+        identity, method = f"read:{fresh_id(self._database.clock)}", "POST" if body else "GET"
+        call = Call.model_validate({"id": identity, "method": method, "path": path, "body": body})
         clock = self._database.clock
         deadline = clock.monotonic() + seconds_max
         with self.bells.listening(call.id) as heard:
@@ -175,7 +186,13 @@ class Calls:
                     self._wait(heard, min(LOOK_SECONDS, deadline - clock.monotonic()))
             finally:
                 self.forget([call.id])
-        raise GatewaySilent(gateway=gateway, seconds=seconds_max)
+        raise GatewaySilent(gateway=self._name(gateway), seconds=seconds_max)
+
+    def answered(self, prefix: str) -> list[str]:
+        """The ids, beginning so, of calls that have their answer and were not forgotten."""
+        mine = (CALLS.c.id.startswith(prefix, autoescape=True), CALLS.c.answered_at.is_not(None))
+        with self._database.read() as connection:
+            return list(connection.execute(sa.select(CALLS.c.id).where(*mine).order_by(CALLS.c.id)).scalars())
 
     def forget(self, ids: Sequence[str]) -> None:
         """Drop calls, answered or not; absent is fine."""
@@ -188,6 +205,12 @@ class Calls:
         old = sa.delete(CALLS).where(CALLS.c.expires_at < edge)
         with self._database.write() as connection:
             return connection.execute(old).rowcount
+
+    def _name(self, gateway: str) -> str:
+        """As a person knows it; one that was removed has only its id."""
+        query = sa.select(gateways.c.name).where(gateways.c.id == gateway)
+        with self._database.read() as connection:
+            return connection.execute(query).scalar_one_or_none() or gateway
 
     def _wait(self, heard: threading.Event, seconds: float) -> None:
         # `heard` may have rung between the look and the clear: the next look is at most LOOK_SECONDS away

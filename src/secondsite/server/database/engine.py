@@ -11,15 +11,18 @@ from __future__ import annotations
 import contextlib
 import sqlite3
 import threading
-from collections.abc import Callable, Iterator
-from typing import TypeVar
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, TypeVar
 
 import sqlalchemy as sa
 from sqlalchemy import exc
 from sqlalchemy.engine import URL, Connection, Engine
 
 from secondsite.base.clock import Clock
+from secondsite.server.database.changes import Changes
 from secondsite.server.database.errors import DatabaseBusy, DatabaseUrlRefused, translated
+from secondsite.server.database.postgresql import MODE, Limits, postgresql_engine
+from secondsite.server.database.turns import Turns
 from secondsite.server.database.values import moment
 
 T = TypeVar("T")
@@ -28,12 +31,7 @@ T = TypeVar("T")
 WAIT_SECONDS_MAX = 30
 # API threads, job threads and housekeeping of one server; PostgreSQL's own default limit is 100 for all.
 CONNECTIONS_MAX = 24
-CONNECT_SECONDS_MAX = 5
 RUN_TRIES_MAX = 8
-# Any number, the same on every server: ours in the space of 64 bits that PostgreSQL's advisory locks have.
-WRITER_LOCK = 0x5EC0_2D51_7E00_0001
-
-_MODE = "secondsite_mode"  # execution option: how this transaction begins
 
 
 class Database:
@@ -45,8 +43,9 @@ class Database:
         self.is_sqlite = engine.dialect.name == "sqlite"
         self.where = engine.url.render_as_string(hide_password=True)
         # SQLite waits by polling, up to 100 ms a time and without order; threads queue here instead
-        self._writer = threading.Lock()
+        self._writer = Turns()
         self._local = threading.local()
+        self.changes = Changes(engine)
 
     @contextlib.contextmanager
     def read(self) -> Iterator[Connection]:
@@ -56,6 +55,15 @@ class Database:
         """
         with self._transaction("read") as connection:
             yield connection
+
+    def rows(self, query: sa.Select[Any]) -> Sequence[sa.Row[Any]]:
+        """All that one query finds, without a transaction around it: one statement sees one picture anyway.
+
+        On PostgreSQL it goes there and back once, where `read` does three times: with other threads at work
+        each way back waits for Python's lock. Raises what `read` does.
+        """
+        with self._transaction("alone") as connection:
+            return connection.execute(query).all()
 
     @contextlib.contextmanager
     def write(self, *, alone: bool = True) -> Iterator[Connection]:
@@ -83,6 +91,7 @@ class Database:
                 self._writer.release()
         finally:
             self._local.writing = False
+            self.changes.ended()
 
     def run(self, work: Callable[[Connection], T], *, alone: bool = True) -> T:
         """`work` in a `write`, again where another was in the way: it must only write to the connection."""
@@ -107,7 +116,7 @@ class Database:
     def _transaction(self, mode: str) -> Iterator[Connection]:
         try:
             with self.engine.connect() as plain:
-                connection = plain.execution_options(**{_MODE: mode})
+                connection = plain.execution_options(**{MODE: mode})
                 with connection.begin():
                     yield connection
         except exc.SQLAlchemyError as error:
@@ -123,8 +132,10 @@ def open_database(url: str, clock: Clock) -> Database:
     Raises DatabaseUrlRefused. Its tables are made by `migrations.upgrade`.
     """
     parsed = _parse(url)
-    engine = _sqlite(parsed) if parsed.get_backend_name() == "sqlite" else _postgresql(parsed)
-    return Database(engine, clock)
+    if parsed.get_backend_name() == "sqlite":
+        return Database(_sqlite(parsed), clock)
+    limits = Limits(connections=CONNECTIONS_MAX, wait_seconds=WAIT_SECONDS_MAX)
+    return Database(postgresql_engine(parsed, clock, limits), clock)
 
 
 def _parse(url: str) -> URL:
@@ -170,8 +181,9 @@ def _sqlite(url: URL) -> Engine:
     def _begun(connection: Connection) -> None:
         # A writer that begins as a reader and meets another one cannot wait: it must begin as a writer
         # (sqlite.org/lang_transaction.html, "BEGIN IMMEDIATE").
-        reading = connection.get_execution_options().get(_MODE) == "read"
-        connection.exec_driver_sql("BEGIN" if reading else "BEGIN IMMEDIATE")
+        mode = connection.get_execution_options().get(MODE)
+        if mode != "alone":
+            connection.exec_driver_sql("BEGIN" if mode == "read" else "BEGIN IMMEDIATE")
 
     return engine
 
@@ -193,30 +205,3 @@ def _write_ahead(cursor: sa.engine.interfaces.DBAPICursor) -> None:
                 raise
             never.wait(0.05)
     cursor.execute("PRAGMA journal_mode = WAL")  # with its own error
-
-
-def _postgresql(url: URL) -> Engine:
-    engine = sa.create_engine(
-        url,
-        pool_size=CONNECTIONS_MAX,
-        max_overflow=0,
-        pool_timeout=WAIT_SECONDS_MAX,
-        pool_pre_ping=True,  # after a restart of PostgreSQL the pool is made anew, nobody sees an error
-        connect_args={
-            "connect_timeout": CONNECT_SECONDS_MAX,
-            "tcp_user_timeout": 15_000,  # a server that vanished without a word is given up after 15 s
-            "application_name": "secondsite",
-            # a server of ours that stalls inside a transaction must not hold the others for long
-            "options": f"-c lock_timeout={WAIT_SECONDS_MAX}s -c idle_in_transaction_session_timeout=60s",
-        },
-    )
-
-    @sa.event.listens_for(engine, "begin")
-    def _begun(connection: Connection) -> None:
-        mode = connection.get_execution_options().get(_MODE)
-        if mode == "read":
-            connection.exec_driver_sql("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY")
-        elif mode == "write alone":
-            connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({WRITER_LOCK})")
-
-    return engine

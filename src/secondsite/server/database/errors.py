@@ -32,6 +32,16 @@ class DatabaseBusy(SecondsiteError):
     action = "Try again; if it stays so, look for a program that keeps a transaction open on it."
 
 
+class DatabaseReadOnly(SecondsiteError):
+    """It reads, and takes nothing."""
+
+    code = "database.read-only"
+    outcome = Outcome.UNAVAILABLE
+    happened = "The database {where} is read-only."
+    cause = "It is a replica that PostgreSQL keeps, or was set so by its operator."
+    action = "Point the server at the primary; on a replica it runs as a standby (docs/standby.md)."
+
+
 class DatabaseDamaged(SecondsiteError):
     """What is there is no sound database."""
 
@@ -66,6 +76,7 @@ class SchemaUnknown(SecondsiteError):
 _BUSY_STATES = {"40001", "40P01", "55P03"}
 # connection (08), resources (53), operator's intervention (57), system (58): not the query's fault
 _UNAVAILABLE_CLASSES = ("08", "53", "57", "58")
+_READ_ONLY = "25006"  # read-only SQL transaction
 _DAMAGED = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
 _FULL = (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY)
 
@@ -83,6 +94,8 @@ def translated(error: exc.SQLAlchemyError, where: str) -> SecondsiteError | None
         return DatabaseBusy(where=where, why=why)
     if primary in _DAMAGED:
         return DatabaseDamaged(where=where, why=why)
+    if state == _READ_ONLY:
+        return DatabaseReadOnly(where=where)
     if primary in _FULL or error.connection_invalidated or state.startswith(_UNAVAILABLE_CLASSES):
         return DatabaseUnavailable(where=where, why=why)
     # a connection that was never made has neither a state nor an "invalidated"

@@ -4,11 +4,34 @@ from __future__ import annotations
 
 from secondsite.server.database import (
     tables_calls,
+    tables_events,
+    tables_failovers,
     tables_identity,
     tables_inventory,
+    tables_items,
     tables_jobs,
+    tables_logins,
+    tables_mappings,
     tables_people,
+    tables_policies,
+    tables_settings,
+    tables_survival,
 )
 from secondsite.server.database.metadata import METADATA
 
-__all__ = ["METADATA", "tables_calls", "tables_identity", "tables_inventory", "tables_jobs", "tables_people"]
+__all__ = [
+    "METADATA",
+    "tables_calls",
+    "tables_events",
+    "tables_failovers",
+    "tables_identity",
+    "tables_inventory",
+    "tables_items",
+    "tables_jobs",
+    "tables_logins",
+    "tables_mappings",
+    "tables_people",
+    "tables_policies",
+    "tables_settings",
+    "tables_survival",
+]

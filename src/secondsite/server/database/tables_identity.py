@@ -107,4 +107,5 @@ gateway_contacts = Table(
     Column("protected", Integer, nullable=False),
     Column("points", BigInteger, nullable=False),
     Column("health", Text, nullable=False),
+    Column("url", Text),  # where other gateways reach its listener
 )

@@ -13,6 +13,9 @@ class _Jobs(TypedColumns):
     version: Named[int]  # of the definition whose steps stand in job_steps
     title: Named[str]  # for people, "Test failover of shop"
     actor: Named[str]  # who asked for it
+    vault: Named[
+        str | None
+    ]  # an id: who may see and steer it; NULL: the server's own, for roles held everywhere
     parent: Named[str | None] = Column(ForeignKey("jobs.id", ondelete="CASCADE"))
     child_key: Named[
         str | None
@@ -25,6 +28,10 @@ class _Jobs(TypedColumns):
     action: Named[str]  # what is due of it: do, verify, undo, clean-up
     cancel_asked: Named[str | None]  # moment; the running step finishes first
     cancel_actor: Named[str | None]
+    retries: Named[int]  # how often a person had it tried again: what a step asks for then is asked anew
+    # of a child: how often its parent had been tried again when it was begun last
+    parent_retries: Named[int] = Column(server_default="0")
+    retry_actor: Named[str | None]  # who had it tried again last: may not approve what it asks then
     question: Named[str | None]  # JSON, while Suspended
     answer: Named[str | None]  # the last one given, for the step that asked
     error: Named[str | None]  # JSON of an error's sentences
@@ -50,6 +57,7 @@ jobs = Table(
     Index(None, "worker", "ready"),  # what may be taken, oldest first
     Index(None, "parent", "child_key", unique=True),
     Index(None, "state", "id"),
+    Index(None, "vault", "id"),  # what somebody with a role on some vaults is shown
     Index(None, "ended"),
 )
 

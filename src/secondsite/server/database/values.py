@@ -22,7 +22,7 @@ def moment(at: datetime) -> str:
 
 def from_moment(text: str) -> datetime:
     """The moment a column holds, timezone-aware."""
-    return datetime.strptime(text, "%Y-%m-%dT%H:%M:%S.%fZ").replace(tzinfo=UTC)
+    return datetime.fromisoformat(text)  # a listing reads hundreds: strptime takes twenty times as long
 
 
 def fresh_id(clock: Clock) -> str:

@@ -11,6 +11,7 @@ import hashlib
 import hmac
 import secrets
 import struct
+from collections.abc import Callable
 from datetime import datetime, timedelta
 
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -64,6 +65,8 @@ class Enrolment:
         self._clock = clock
         self._version = Version.parse(version)
         self._nonce_key = authority.master.derive("enrolment nonces 1")
+        # told of each gateway that was let in (its id), and whether what it has is to be known here at once
+        self.on_enrolled: Callable[[Connection, str, bool], None] = lambda *_: None
 
     def authority(self) -> wire.AuthorityAnswer:
         """The certificate a new gateway compares with its key's fingerprint, and our time."""
@@ -155,7 +158,9 @@ class Enrolment:
             raise RegistrationKeyForAnother(expected=key.for_gateway, name=enrol.name)
         row = connection.execute(select(gateways).where(gateways.c.name == enrol.name)).one_or_none()
         if row is None:
-            _register(connection, key, enrol, fresh_id(self._clock), now)
+            gateway = fresh_id(self._clock)
+            _register(connection, key, enrol, gateway, now)
+            self.on_enrolled(connection, gateway, enrol.publish == "all")
             return
         registered = row.state == GatewayState.REGISTERED.value
         if registered and row.key_id == key.id and _has_certificate(connection, row.id, public):
@@ -174,6 +179,7 @@ class Enrolment:
             "key_id": key.id,
         }
         connection.execute(update(gateways).where(gateways.c.id == row.id).values(**values))
+        self.on_enrolled(connection, row.id, enrol.publish == "all")
         _count_use(connection, key)
 
     def _certificate(
@@ -218,6 +224,7 @@ class Enrolment:
             certificate=pem,
             authority=self._authority.pem,
             revocations=self._authority.revocation_list()[1],
+            trust=self._authority.bundle,
             valid_until=row.until,
         )
 

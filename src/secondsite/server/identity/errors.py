@@ -186,6 +186,19 @@ class GatewayStillRegistered(SecondsiteError):
     action = "Unregister it first with `secondsite gateway unregister {name}`; nothing was changed."
 
 
+class GatewayNotTold(SecondsiteError):
+    """Only a gateway that is registered learns that its machines were taken over."""
+
+    code = "gateway.not-told"
+    outcome = Outcome.REFUSED
+    happened = "The gateway {name} has not learnt that other sites took over {machines}."
+    cause = "It was not heard of since. Let go it learns nothing when it returns, and they would run twice."
+    action = (
+        "Leave it registered while its host may start again, until `secondsite item held` shows its copies. "
+        "If it can never return, add --in-use to let it go anyway."
+    )
+
+
 class GatewayInUse(SecondsiteError):
     """Something depends on it."""
 

@@ -26,6 +26,7 @@ from secondsite.server.database.values import from_moment, moment
 from secondsite.server.identity.authority import count_up
 from secondsite.server.identity.errors import (
     GatewayInUse,
+    GatewayNotTold,
     GatewayRemoved,
     GatewayRevoked,
     GatewayStillRegistered,
@@ -84,17 +85,22 @@ class Gateways:
         self._heartbeats = heartbeats
         self._clock = clock
         self._uses: list[GatewayUse] = []
+        self._to_learn: list[GatewayUse] = []
 
     def watch(self, use: GatewayUse) -> None:
         """Another area's say in whether a gateway may leave."""
         self._uses.append(use)
+
+    def watch_leaving(self, to_learn: GatewayUse) -> None:
+        """What a gateway has to hear of before it is let go: nothing reaches it afterwards."""
+        self._to_learn.append(to_learn)
 
     def identify(self, name: str, serial: str) -> GatewayIdentity:
         """Who shows this certificate (its chain and dates were checked by TLS), asked at every request.
 
         Raises GatewayRevoked, GatewayUnregistered or GatewayRemoved.
         """
-        number = select(authorities.c.revocation_number).scalar_subquery()
+        number = select(func.max(authorities.c.revocation_number)).scalar_subquery()
         reason = select(revocations.c.reason).where(revocations.c.serial == serial).scalar_subquery()
         known = exists().where(certificates.c.serial == serial, certificates.c.gateway_id == gateways.c.id)
         query = select(gateways, number.label("number"), reason.label("reason"), known.label("known"))
@@ -164,7 +170,9 @@ class Gateways:
     def unregister(self, name: str, *, why: str, in_use: bool = False, note: Note = no_note) -> Gateway:
         """It leaves its vault and is to work no more; what is known of it stays.
 
-        in_use: also while something needs it. Raises GatewayUnknown, GatewayInUse or GatewayTransition.
+        in_use: also while something needs it, or it has to learn of something.
+
+        Raises GatewayUnknown, GatewayInUse, GatewayNotTold or GatewayTransition.
         """
         return self._move(name, GatewayEvent.UNREGISTERED, why, note, in_use=in_use)
 
@@ -204,6 +212,7 @@ class Gateways:
             assert target is not None
             if not in_use:
                 self._check_unused(connection, name)
+                self._check_told(connection, name)
             revoke_certificates(connection, found.id, name, why=why, now=self._now())
             if target is not found.state:
                 change = update(gateways).where(gateways.c.id == found.id)
@@ -218,6 +227,11 @@ class Gateways:
         uses = [use(connection, name) for use in self._uses]
         if any(uses):
             raise GatewayInUse(name=name, uses=" and ".join(filter(None, uses)))
+
+    def _check_told(self, connection: Connection, name: str) -> None:
+        machines = [text for to_learn in self._to_learn if (text := to_learn(connection, name))]
+        if machines:
+            raise GatewayNotTold(name=name, machines=", ".join(machines))
 
     def _set(self, name: str, note: Note, **values: object) -> Gateway:
         def work(connection: Connection) -> Gateway:

@@ -18,10 +18,10 @@ from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import Connection
 
 from secondsite.base.clock import Clock
-from secondsite.base.errors import SecondsiteError
 from secondsite.server.database.engine import Database
 from secondsite.server.database.tables_identity import gateway_contacts, gateways
 from secondsite.server.database.values import from_moment, moment
+from secondsite.server.rounds import Round, Rounds
 from secondsite.transfer.enrolment import HEARTBEAT_SECONDS
 
 log = logging.getLogger(__name__)
@@ -45,6 +45,7 @@ class Contact:
     protected: int
     points: int
     health: str
+    url: str | None = None  # where other gateways reach its listener
 
     def connected(self, now: datetime) -> bool:
         """Whether it was heard of lately."""
@@ -60,18 +61,16 @@ class Heartbeats:
         self._lock = threading.Lock()
         # bounded by the number of registered gateways: only they get this far
         self._waiting: dict[str, Contact] = {}
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._root, name="heartbeats", daemon=True)
+        waits = "heartbeats wait in memory"
+        self._rounds = Rounds(Round("heartbeats", self.flush, WRITE_SECONDS, waits, at_end=True), clock)
 
     def start(self) -> None:
         """Write what came in, once a second, until `close`."""
-        self._thread.start()
+        self._rounds.start()
 
     def close(self) -> None:
         """Write what is left."""
-        self._stop.set()
-        if self._thread.ident is not None:
-            self._thread.join()
+        self._rounds.close()
 
     def heard(self, gateway_id: str, contact: Contact) -> None:
         """A gateway said something now."""
@@ -104,22 +103,6 @@ class Heartbeats:
                 if self._waiting.get(gateway_id) is contact:
                     del self._waiting[gateway_id]
         return len(taken)
-
-    def _root(self) -> None:
-        away = False
-        while True:
-            ended = self._clock.wait(self._stop, WRITE_SECONDS)
-            try:
-                self.flush()
-                away = False
-            except SecondsiteError as error:
-                if not away:
-                    log.warning("heartbeats wait in memory: %s", error)
-                away = True
-            except Exception:  # a thread's root: told, and tried again
-                log.exception("writing heartbeats failed")
-            if ended:
-                return
 
 
 def _write(batch: dict[str, Contact], connection: Connection) -> None:
@@ -155,4 +138,5 @@ def _contact(row: Row[tuple[object, ...]]) -> Contact:
         protected=row.protected,
         points=row.points,
         health=row.health,
+        url=row.url,
     )

@@ -70,6 +70,10 @@ class RegistrationKeys:
         self._authority = authority
         self._clock = clock
 
+    def use_authority(self, authority: bytes) -> None:
+        """New keys name another authority from now on."""
+        self._authority = authority
+
     def create(
         self,
         vault: str,

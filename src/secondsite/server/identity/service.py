@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from pathlib import Path
+from typing import Protocol
 
 from cryptography import x509
 
@@ -12,6 +13,7 @@ from secondsite.base.clock import Clock
 from secondsite.server.database.engine import Database
 from secondsite.server.identity.authority import ServerAuthority
 from secondsite.server.identity.enrolment import Enrolment
+from secondsite.server.identity.errors import GatewayRevoked
 from secondsite.server.identity.gateways import GatewayIdentity, Gateways
 from secondsite.server.identity.heartbeats import Contact, Heartbeats
 from secondsite.server.identity.keys import RegistrationKeys
@@ -21,6 +23,23 @@ from secondsite.transfer.pki import URI_PREFIX
 from secondsite.transfer.registration import server_url
 
 MASTER_KEY_NAME = "master.key"
+
+
+class Relearning(Protocol):
+    """What a restored server learns back (`survival.relearn`)."""
+
+    def certificate(self, certificate: x509.Certificate, name: str) -> bool:
+        """Take a certificate into the books that was given out after the backup."""
+
+    def revocations(self, pem: str) -> int:
+        """Take a gateway's revocation list; how many entries were news. Raises InvalidInput."""
+
+
+class Rotating(Protocol):
+    """The authority's rotation (`survival.rotation`)."""
+
+    def heard(self, gateway: str, certificate: x509.Certificate, trust: str, revocations: int) -> bool:
+        """A gateway shows where it stands; True when its certificate is of an authority that goes."""
 
 
 class Identity:
@@ -44,6 +63,8 @@ class Identity:
         self.vaults = Vaults(database, clock)
         self.keys = RegistrationKeys(database, authority=authority.fingerprint, clock=clock)
         self.gateways = Gateways(database, self.heartbeats, clock)
+        self.relearning: Relearning | None = None
+        self.rotation: Rotating | None = None
         self.enrolment = Enrolment(database, authority, clock, version=version)
 
     @classmethod
@@ -86,12 +107,25 @@ class Identity:
         name = _gateway_in(certificate)
         if name is None:
             return None
+        if self.authority.issuer_of(certificate) is None:
+            why = "its authority is retired, or none of this server's"
+            raise GatewayRevoked(name=name, serial=f"{certificate.serial_number:x}", why=why)
+        if self.relearning is not None:
+            self.relearning.certificate(certificate, name)
         return self.gateways.identify(name, f"{certificate.serial_number:x}")
 
     def heartbeat(
-        self, who: GatewayIdentity, heartbeat: wire.Heartbeat, *, address: str
+        self,
+        who: GatewayIdentity,
+        heartbeat: wire.Heartbeat,
+        *,
+        address: str,
+        certificate_der: bytes | None = None,
     ) -> wire.HeartbeatAnswer:
-        """Take a gateway's word, and say what is wanted of it. Raises VersionRefused or InvalidInput."""
+        """Take a gateway's word, and say what is wanted of it. Raises VersionRefused or InvalidInput.
+
+        certificate_der: what it was shown with, for the authority's rotation.
+        """
         now = self._clock.utc()
         contact = Contact(
             at=now,
@@ -102,15 +136,32 @@ class Identity:
             protected=heartbeat.protected,
             points=heartbeat.points,
             health=heartbeat.health,
+            url=heartbeat.url,
         )
         self.heartbeats.heard(who.id, contact)
         self.enrolment.check_version(who.name, heartbeat.version)
+        renew = False
+        if self.rotation is not None and certificate_der is not None:
+            shown = x509.load_der_x509_certificate(certificate_der)
+            renew = self.rotation.heard(who.id, shown, heartbeat.trust, heartbeat.revocation_number)
         return wire.HeartbeatAnswer(
+            trust=self.authority.trust,
+            renew=renew,
             server_time=wire.time_text(now),
             revocation_number=who.revocation_number,
             refresh=who.refresh_number,
             friendly_name=who.friendly_name,
         )
+
+    def trust(self) -> wire.TrustAnswer:
+        """The authorities to trust."""
+        return wire.TrustAnswer(pem=self.authority.bundle)
+
+    def take_revocations(self, known: wire.KnownRevocations) -> wire.RevocationsAnswer:
+        """What a gateway knows to be revoked counts here too; the list of both. Raises InvalidInput."""
+        if self.relearning is not None:
+            self.relearning.revocations(known.pem)
+        return self.revocations()
 
     def revocations(self) -> wire.RevocationsAnswer:
         """The newest revocation list."""

@@ -46,6 +46,8 @@ class InventoryReader:
         self._connected = connected
         self._clock = clock
         self._stop = threading.Event()
+        self._wake = threading.Event()
+        self._met: set[str] = set()  # gateways that asked for work since this server's start
         self._thread = threading.Thread(target=self._run_root, name="inventory", daemon=True)
 
     def start(self) -> None:
@@ -55,6 +57,13 @@ class InventoryReader:
     def close(self) -> None:
         """Stop; a reading under way is abandoned."""
         self._stop.set()
+        self._wake.set()
+
+    def here(self, gateway: str) -> None:
+        """A gateway asks for work; the first time its site is looked at now. From any thread."""
+        if gateway not in self._met:
+            self._met.add(gateway)
+            self._wake.set()
 
     def read(self, gateway: str) -> Changes:
         """Read a site now. Raises GatewaySilent, InventoryRefused, or what the gateway says."""
@@ -80,7 +89,8 @@ class InventoryReader:
                 log.warning("sites are not read: %s", error)
             except Exception:  # a thread's root: told, and tried again
                 log.exception("reading the sites failed")
-            self._clock.wait(self._stop, LOOK_SECONDS)
+            self._clock.wait(self._wake, LOOK_SECONDS)
+            self._wake.clear()
 
     def _look(self) -> None:
         for gateway in self._connected():

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import datetime as dt
 import enum
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 
 import msgspec
@@ -110,6 +110,14 @@ class Search:
     with_gone: bool = False
 
 
+# (transaction, gateway's id, what it told) -> what of it is kept
+Admit = Callable[[Connection, str, "Told"], "Told"]
+
+
+def _all(_connection: Connection, _gateway: str, told: Told) -> Told:
+    return told
+
+
 def parse_told(gateway: str, text: str) -> Told:
     """Check what a gateway told. Raises InventoryRefused."""
     try:
@@ -149,6 +157,7 @@ class Inventories:
 
     def __init__(self, database: Database) -> None:
         self._database = database
+        self.admit: Admit = _all  # asked in the transaction that takes an inventory
 
     def due(self, gateway: str, *, seconds: float) -> bool:
         """Whether the site was not asked for so long: then the caller asks, and no other server."""
@@ -175,7 +184,7 @@ class Inventories:
         now = self._database.now()
 
         def write(connection: Connection) -> Changes:
-            changes = _merge(connection, gateway, told, now)
+            changes = _merge(connection, gateway, self.admit(connection, gateway, told), now)
             _note(connection, gateway, {"begun_at": now, "read_at": now, "problem": None})
             return changes
 

@@ -26,7 +26,7 @@ from secondsite.server.jobs.definitions import (
     WaitForChildren,
 )
 from secondsite.server.jobs.errors import StepBroken, StepGivenUp
-from secondsite.server.jobs.records import Problem, Question
+from secondsite.server.jobs.records import Problem, Question, problem_of
 from secondsite.server.jobs.states import ENDED, Action, JobEvent, JobState, StepState, after
 
 BACKOFF_SECONDS = (1.0, 2.0, 5.0, 15.0, 30.0, 60.0)
@@ -61,6 +61,7 @@ class Work:
     state: JobState
     step: int
     action: Action
+    retries: int
     cancel_asked: str | None
     question: str | None
     answer: str | None
@@ -89,8 +90,7 @@ class Failure:
     @property
     def problem(self) -> Problem:
         """Its sentences, to be kept."""
-        found = self.error.as_dict()
-        return Problem(**{key: str(found.get(key, "")) for key in Problem.__struct_fields__})
+        return problem_of(self.error)
 
 
 def settle(work: Work, definition: Definition[Any], live_children: Callable[[], int], now: str) -> bool:
@@ -190,7 +190,7 @@ def apply(work: Work, definition: Definition[Any], result: Result | Failure, at:
             _done(work, definition.steps[work.step], result, moment(at))
             return True
         case RetryAfter():
-            step.failures, step.lost = 0, 0
+            step.failures, step.lost = (step.failures if result.asked else 0), 0
             _wait(work, at, result.seconds, result.reason)
         case WaitForChildren():
             step.failures, step.lost = 0, 0
@@ -200,7 +200,7 @@ def apply(work: Work, definition: Definition[Any], result: Result | Failure, at:
             if work.cancel_asked is not None:
                 return True
             _move(work, JobEvent.ASKED)
-            work.question = to_json(Question(question=result.question, choices=result.choices))
+            work.question = to_json(Question(result.question, result.choices, result.approval))
             work.ready, work.note = None, result.question
             work.log.append((step.name, "info", f"asks: {result.question}"))
         case Failure():
@@ -226,6 +226,7 @@ def _done(work: Work, step: Step[Any], done: Done, now: str) -> None:
         return
     if done.output is not None:
         row.output = work.output = to_json(done.output)
+    work.warnings += done.warnings
     if work.action is Action.DO and step.verify is not None:
         work.action = Action.VERIFY
         return
@@ -256,7 +257,7 @@ def _failed(work: Work, definition: Definition[Any], failure: Failure, at: datet
         _end(work, JobEvent.UNDO_FAILED, moment(at))
         return False
     row.state, row.ended = StepState.FAILED, moment(at)
-    if definition.on_failure is OnFailure.KEEP and work.cancel_asked is None:
+    if (step.on_failure or definition.on_failure) is OnFailure.KEEP and work.cancel_asked is None:
         work.action = Action.DO
         _end(work, JobEvent.FAILED, moment(at))
         return False

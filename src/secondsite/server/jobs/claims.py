@@ -11,7 +11,7 @@ import contextlib
 import os
 import platform
 import threading
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 
@@ -156,6 +156,29 @@ class Claims:
             )
             if mine.rowcount:
                 add_log(connection, hold.job, moment(at), why, level="error")
+
+    def let_go(self, carried: Collection[tuple[str, int]]) -> int:
+        """Free what this worker has by the database and does not carry out. How many that were.
+
+        carried: jobs it carries out, each with the epoch under which it does.
+
+        The database may have kept a taking, or not kept a giving back, whose answer was lost with the
+        connection: as long as this worker lives no peer would ever free that.
+        """
+        now = self.database.now()
+        mine = sa.select(jobs.c.id, jobs.c.epoch).where(jobs.c.worker == self.worker).order_by(jobs.c.id)
+        with self.database.read() as connection:  # nearly always there is nothing
+            if all((row.id, row.epoch) in carried for row in connection.execute(mine)):
+                return 0
+        with self.database.write(alone=False) as connection:
+            held = connection.execute(mine.with_for_update()).all()
+            strays = [row.id for row in held if (row.id, row.epoch) not in carried]
+            for job in strays:
+                connection.execute(
+                    jobs.update().where(jobs.c.id == job).values(worker=None, ready=now, woken=0, changed=now)
+                )
+                add_log(connection, job, now, "its worker did not learn that it had it", level="warning")
+        return len(strays)
 
     def name_strangers(self) -> None:
         """Say on due jobs of kinds this program does not know that they wait for a server that does."""

@@ -27,25 +27,38 @@ WAIT_SECONDS_MAX = 86_400.0
 
 @dataclass(frozen=True)
 class Done:
-    """The step is done; `output` is kept for later steps and, of the last one that gave one, as the job's."""
+    """The step is done; `output` is kept for later steps and, of the last one that gave one, as the job's.
+
+    warnings: how many things did not come out as they should, which is told of the job when it has ended.
+    """
 
     output: msgspec.Struct | None = None
+    warnings: int = 0
 
 
 @dataclass(frozen=True)
 class RetryAfter:
-    """Not yet: call again in `seconds`, or when the job is woken. No thread waits. `reason` is shown."""
+    """Not yet: call again in `seconds`, or when the job is woken. No thread waits. `reason` is shown.
+
+    asked: only a question was put, which says nothing of whether it will do: the tries that failed before
+    still count. Else a gateway that never answers would be asked for as long as the server lives.
+    """
 
     seconds: float
     reason: str
+    asked: bool = False
 
 
 @dataclass(frozen=True)
 class Ask:
-    """A person must answer (only from do and verify); then it is called again, with `run.answer`."""
+    """A person must answer (only from do and verify); then it is called again, with `run.answer`.
+
+    approval: the operation that a second person must approve; set by `people.asking.ask_approval` alone.
+    """
 
     question: str
     choices: tuple[str, ...] = ()
+    approval: str = ""
 
 
 @dataclass(frozen=True)
@@ -79,6 +92,7 @@ class Step(Generic[Input]):
     clean_up: Callable[[StepRun[Input]], Result] | None = None  # once the whole job can no more be undone
     tries: int = 6  # of an action that fails in a way that may pass
     weight: float = 1.0  # its share of the job's progress
+    on_failure: OnFailure | None = None  # when this step fails; None: as the definition says
 
     def function(self, action: Action) -> Callable[[StepRun[Input]], Result] | None:
         """What is to be called."""
@@ -102,6 +116,10 @@ def _no_locks(_input: msgspec.Struct) -> tuple[str, ...]:
     return ()
 
 
+def _no_vault(_input: msgspec.Struct) -> str | None:
+    return None
+
+
 @dataclass(frozen=True)
 class Definition(Generic[Input]):
     """A kind of job. Raise `version` with every change of the steps' names or order, or the input's form."""
@@ -112,6 +130,10 @@ class Definition(Generic[Input]):
     steps: tuple[Step[Input], ...]
     title: Callable[[Input], str]
     locks: Callable[[Input], Sequence[str]] = _no_locks  # what no other live job may hold: "machine:<id>"
+    # the id of the vault it belongs to, where who starts it does not say; a child job is of its parent's
+    vault: Callable[[Input], str | None] = _no_vault
+    # operations its steps may ask an approval of (`people.asking.ask_approval`): what a vault can demand
+    approvals: tuple[str, ...] = ()
     on_failure: OnFailure = OnFailure.UNDO
     upgrades: Mapping[int, Upgrade[Input]] = field(default_factory=dict)  # by the older version
 
@@ -133,6 +155,11 @@ class Registry:
         if kind not in self._by_kind:
             raise JobKindUnknown(kind=kind, known=", ".join(sorted(self._by_kind)) or "none")
         return self._by_kind[kind]
+
+    @property
+    def approvals(self) -> frozenset[str]:
+        """The operations that some definition asks an approval of."""
+        return frozenset(name for one in self._by_kind.values() for name in one.approvals)
 
     @property
     def kinds(self) -> tuple[str, ...]:

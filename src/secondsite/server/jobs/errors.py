@@ -25,6 +25,16 @@ class JobKindUnknown(SecondsiteError):
     action = "Use one of these: {known}."
 
 
+class ApprovalNeeded(SecondsiteError):
+    """An answer is not enough."""
+
+    code = "job.approval-needed"
+    outcome = Outcome.REFUSED
+    happened = "The job {job} waits for an approval of {operation}, not for an answer."
+    cause = "The vault's settings want a second person for it."
+    action = "Let somebody with the role approver decide: `secondsite job approve {job}`, or `reject`."
+
+
 class LockHeld(SecondsiteError):
     """Another live job works on the same thing."""
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import msgspec
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection, Row
 
+from secondsite.base.errors import SecondsiteError
 from secondsite.server.database.tables_jobs import job_log, job_steps, jobs
 from secondsite.server.jobs.errors import JobNotFound
 from secondsite.server.jobs.states import LIVE, SHOWN, Action, JobState, StepState, allowed
@@ -29,6 +30,7 @@ class Question(msgspec.Struct, frozen=True):
 
     question: str
     choices: tuple[str, ...] = ()
+    approval: str = ""  # the operation a second person must approve
 
 
 class Job(msgspec.Struct, frozen=True, kw_only=True):
@@ -39,14 +41,18 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     version: int
     title: str
     actor: str
+    vault: str | None  # an id; None: the server's own
     parent: str | None
     restart_of: str | None
+    retries: int  # by people
+    parent_retries: int  # of a child: those of its parent when it was begun last
     input: str
     output: str | None
     state: JobState
     step: int
     action: Action
     cancel_asked: str | None
+    retry_actor: str | None
     question: Question | None
     error: Problem | None
     note: str | None
@@ -78,7 +84,10 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def allowed(self) -> tuple[str, ...]:
         """What may be asked of it now."""
-        return allowed(self.state)
+        found = allowed(self.state)
+        if self.question is not None and self.question.approval:
+            return ("approve", "reject", *(name for name in found if name != "resume"))
+        return found
 
 
 class StepRecord(msgspec.Struct, frozen=True, kw_only=True):
@@ -103,6 +112,12 @@ class LogLine(msgspec.Struct, frozen=True, kw_only=True):
     step: str
     level: str
     text: str
+
+
+def problem_of(error: SecondsiteError) -> Problem:
+    """An error's sentences, to be kept."""
+    found = error.as_dict()
+    return Problem(**{key: str(found.get(key, "")) for key in Problem.__struct_fields__})
 
 
 def _problem(text: str | None) -> Problem | None:
@@ -133,11 +148,17 @@ def listed(
     states: Sequence[JobState] = (),
     kind: str | None = None,
     parent: str | None = None,
+    vaults: Collection[str] | None = None,
     before: str | None = None,
     limit: int = 50,
 ) -> list[Job]:
-    """Jobs, youngest first; `before` is the last id of the page before. `parent`: its child jobs instead."""
+    """Jobs, youngest first; `before` is the last id of the page before. `parent`: its child jobs instead.
+
+    vaults: those of these vaults only; None: of all, and the server's own.
+    """
     query = sa.select(jobs).where(jobs.c.parent == parent)
+    if vaults is not None:
+        query = query.where(jobs.c.vault.in_(vaults))
     if states:
         query = query.where(jobs.c.state.in_([state.value for state in states]))
     if kind is not None:

@@ -10,19 +10,23 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection, Row
 
 from secondsite.base.clock import Clock
+from secondsite.base.errors import SecondsiteError
 from secondsite.server.database.tables_jobs import jobs
-from secondsite.server.jobs.definitions import Input
+from secondsite.server.database.values import to_json
+from secondsite.server.jobs.definitions import Input, Registry
 from secondsite.server.jobs.errors import CancelAsked, OutputMissing
 from secondsite.server.jobs.lease import Hold
-from secondsite.server.jobs.records import Job, job_of
-from secondsite.server.jobs.service import Jobs, add_log
-from secondsite.server.jobs.states import Action, JobState
+from secondsite.server.jobs.records import Job, job_of, problem_of
+from secondsite.server.jobs.service import ApprovalAsked, Jobs, add_log
+from secondsite.server.jobs.states import ENDED_BADLY, Action, JobState
 
 T = TypeVar("T")
 Output = TypeVar("Output", bound=msgspec.Struct)
 
 # A step may tell its progress as often as it likes; the database hears of it twice a second.
 PROGRESS_SECONDS = 0.5
+# What of a job's children is tried again with it.
+_FAILED = {state.value for state in ENDED_BADLY}
 
 
 class StepRun(Generic[Input]):
@@ -36,6 +40,7 @@ class StepRun(Generic[Input]):
         action: Action,
         step: str,
         attempt: int,
+        retries: int,
         given: Input,
         answer: str | None,
         outputs: Mapping[str, str],
@@ -49,6 +54,7 @@ class StepRun(Generic[Input]):
         self.action = action
         self.step = step
         self.attempt = attempt  # of this action, from 1
+        self.retries = retries  # how often a person had the job tried again
         self.input = given
         self.answer = answer  # to the question this step asked
 
@@ -107,27 +113,87 @@ class StepRun(Generic[Input]):
         """Write rows of the server's own in a transaction that only the holder of this job can have."""
         return self._hold.write(lambda connection, _row: ({}, work(connection)))
 
-    def start_child(self, kind: str, given: msgspec.Struct, key: str) -> str:
-        """The id of the child job of that key, started if it was not yet. Raises LockHeld, CancelAsked."""
-        child_key = f"{self.step}/{self.action.value}/{key}"
+    def tell_approval(self, connection: Connection, asked: ApprovalAsked) -> None:
+        """Inside a `write`: have it known that the job asks for an approval."""
+        self._jobs.on_approval(connection, asked)
+
+    @property
+    def registry(self) -> Registry:
+        """The kinds of jobs there are."""
+        return self._jobs.registry
+
+    def start_child(
+        self,
+        kind: str,
+        given: msgspec.Struct,
+        key: str,
+        *,
+        check: Callable[[Connection], None] | None = None,
+        refused: SecondsiteError | None = None,
+    ) -> str:
+        """The id of the child job of that key, started if it was not yet.
+
+        check: raises what is in its way, in the transaction it begins in. refused: why it could not begin: it
+        stands there as failed, for a retry. Raises LockHeld, CancelAsked, and what `check` raises.
+        """
 
         def work(connection: Connection, row: Row[Any]) -> tuple[dict[str, object], str]:
-            found = connection.execute(
-                sa.select(jobs.c.id).where(jobs.c.parent == self.job, jobs.c.child_key == child_key)
-            ).scalar_one_or_none()
+            found = self._child(connection, key)
             if found is not None:
-                return {}, found
+                return {}, str(found.id)
             if row.cancel_asked is not None and self.action is not Action.UNDO:
                 raise CancelAsked(job=self.job)
+            if check is not None:
+                check(connection)
             return {}, self._jobs.start(
-                connection, kind, given, row.actor, parent=self.job, child_key=child_key
+                connection,
+                kind,
+                given,
+                row.actor,
+                vault=row.vault,
+                parent=self.job,
+                child_key=self._child_key(key),
+                parent_retries=row.retries,
+                refused=refused,
             )
 
         return self._hold.write(work)
 
+    def retry_child(self, key: str) -> None:
+        """Have a child that failed tried again, once for each time that this job was.
+
+        One whose lock somebody else has stays failed, and its error says who.
+        """
+
+        def work(connection: Connection, row: Row[Any]) -> tuple[dict[str, object], None]:
+            # the parent's row is locked before the child's, against the rule: nobody who has the row of a
+            # child that has ended wants its parent's
+            found = self._child(connection, key)
+            if found is None or found.parent_retries >= row.retries or found.state not in _FAILED:
+                return {}, None
+            if row.cancel_asked is not None:
+                raise CancelAsked(job=self.job)
+            values: dict[str, object] = {"parent_retries": row.retries}
+            busy = self._jobs.in_the_way(connection, found.id)
+            if busy is None:
+                self._jobs.retry(connection, found.id, row.retry_actor or row.actor)
+            else:
+                values["error"] = to_json(problem_of(busy))
+            connection.execute(jobs.update().where(jobs.c.id == found.id).values(**values))
+            return {}, None
+
+        self._hold.write(work)
+
+    def _child_key(self, key: str) -> str:
+        return f"{self.step}/{self.action.value}/{key}"
+
+    def _child(self, connection: Connection, key: str) -> Row[Any] | None:
+        mine = (jobs.c.parent == self.job, jobs.c.child_key == self._child_key(key))
+        return connection.execute(sa.select(jobs).where(*mine)).one_or_none()
+
     def children(self) -> dict[str, Job]:
         """The child jobs that this action of this step has started, by their key."""
-        begins = f"{self.step}/{self.action.value}/"
+        begins = self._child_key("")
         with self._hold.database.read() as connection:
             rows = connection.execute(
                 sa.select(jobs).where(jobs.c.parent == self.job).order_by(jobs.c.id)

@@ -56,12 +56,13 @@ class Runner:
         definition, given, due = first
         while due is not None:
             work = due
-            crash_point(BEGUN)
+            within = f"{definition.kind}/{definition.steps[work.step].name}/{work.action.value}"
+            crash_point(BEGUN, within)
             result = self._call(hold, work, definition, given)
-            crash_point(CALLED)
+            crash_point(CALLED, f"{within}/{type(result).__name__}")
             last = self._stopping.is_set() or self._clock.monotonic() - began >= self._turn_seconds
             due = hold.write(self._noting(hold, work, definition, result, last=last))
-            crash_point(NOTED)
+            crash_point(NOTED, within)
 
     def _first(
         self, hold: Hold, connection: Connection, row: Row[Any]
@@ -137,6 +138,7 @@ class Runner:
             action=work.action,
             step=step.name,
             attempt=row.attempt,
+            retries=work.retries,
             given=given,
             answer=work.answer,
             outputs={one.name: one.output for one in work.steps if one.output is not None},
@@ -167,6 +169,7 @@ def _work_of(row: Row[Any], steps: list[Row[Any]]) -> Work:
         state=JobState(row.state),
         step=row.step,
         action=Action(row.action),
+        retries=row.retries,
         cancel_asked=row.cancel_asked,
         question=row.question,
         answer=row.answer,

@@ -7,7 +7,8 @@ transactions waiting for each other.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import msgspec
 import sqlalchemy as sa
@@ -15,11 +16,12 @@ from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import Connection
 
 from secondsite.base.clock import Clock
+from secondsite.base.errors import SecondsiteError
 from secondsite.server.database.tables_jobs import job_locks, job_log, job_steps, jobs
 from secondsite.server.database.values import fresh_id, moment, to_json
 from secondsite.server.jobs import records
 from secondsite.server.jobs.definitions import Definition, Registry
-from secondsite.server.jobs.errors import JobNotFound, LockHeld
+from secondsite.server.jobs.errors import ApprovalNeeded, JobNotFound, LockHeld
 from secondsite.server.jobs.states import (
     ENDED,
     LIVE,
@@ -39,12 +41,31 @@ _LIVE = [state.value for state in LIVE]
 _CANCELLABLE = [state.value for state in LIVE - {JobState.FINISHING}]
 
 
+@dataclass(frozen=True)
+class ApprovalAsked:
+    """A job asks for an approval. asked_by: who started it; needed: of how many others."""
+
+    job: str
+    vault: str | None
+    operation: str
+    subject: str
+    asked_by: str
+    needed: int
+    expires_at: str
+
+
+def _unheard(_connection: Connection, _asked: ApprovalAsked) -> None:
+    """Nobody listens."""
+
+
 class Jobs:
     """The jobs of one database as those see them who ask for them."""
 
     def __init__(self, registry: Registry, clock: Clock) -> None:
         self.registry = registry
         self.clock = clock
+        # told in the transaction in which a job asks for an approval: the audit log and the events
+        self.on_approval: Callable[[Connection, ApprovalAsked], None] = _unheard
 
     def start(
         self,
@@ -53,11 +74,18 @@ class Jobs:
         given: msgspec.Struct,
         actor: str,
         *,
+        vault: str | None = None,
         parent: str | None = None,
         child_key: str | None = None,
+        parent_retries: int = 0,
         restart_of: str | None = None,
+        refused: SecondsiteError | None = None,
     ) -> str:
-        """A new job, due at once; its id. Raises JobKindUnknown, LockHeld naming who is in the way."""
+        """A new job, due at once; its id. Raises JobKindUnknown, LockHeld naming who is in the way.
+
+        vault: the id of the vault whose roles say who sees and steers it; None: what the definition says,
+        else the server itself. refused: why it could not begin: it stands there as failed, for a retry.
+        """
         definition = self.registry.get(kind)
         assert isinstance(given, definition.input), f"{kind} takes {definition.input.__name__}"
         job, now = fresh_id(self.clock), moment(self.clock.utc())
@@ -68,17 +96,22 @@ class Jobs:
                 version=definition.version,
                 title=definition.title(given),
                 actor=actor,
+                vault=vault or definition.vault(given),
                 parent=parent,
                 child_key=child_key,
                 restart_of=restart_of,
                 input=to_json(given),
-                state=JobState.NOT_STARTED.value,
+                parent_retries=parent_retries,
+                state=(JobState.NOT_STARTED if refused is None else JobState.FAILED).value,
                 step=0,
                 action=Action.DO.value,
+                error=None if refused is None else to_json(records.problem_of(refused)),
                 warnings=0,
                 progress=0.0,
                 progress_text="",
-                ready=now,
+                retries=0,
+                ready=now if refused is None else None,
+                ended=None if refused is None else now,
                 woken=0,
                 epoch=0,
                 revision=0,
@@ -87,8 +120,11 @@ class Jobs:
             )
         )
         connection.execute(job_steps.insert(), step_rows(job, definition))
-        take_locks(connection, job, definition.locks(given))
         add_log(connection, job, now, f"asked for by {actor}")
+        if refused is None:
+            take_locks(connection, job, definition.locks(given))
+        else:
+            add_log(connection, job, now, f"could not begin: {refused.sentences()[0]}", level="error")
         return job
 
     def cancel(self, connection: Connection, job: str, actor: str) -> None:
@@ -97,7 +133,7 @@ class Jobs:
         for child in _live_children(connection, job):
             with contextlib.suppress(JobIllegal):  # it has just ended: its end is the parent's to judge
                 self.cancel(connection, child, actor)
-        found = self._locked(connection, job)
+        found = self.locked(connection, job)
         state = after(found.state, JobEvent.CANCEL, job)
         if not found.live:  # what a failure left is taken back now, which needs the machine to itself
             self._take_locks_again(connection, found)
@@ -120,10 +156,17 @@ class Jobs:
         if found.state is JobState.NOT_STARTED:
             release(connection, job, found.parent, now)
 
-    def resume(self, connection: Connection, job: str, answer: str, actor: str) -> None:
-        """Answer a suspended job's question; the step that asked is called again. Raises JobIllegal."""
-        found = self._locked(connection, job)
+    def resume(
+        self, connection: Connection, job: str, answer: str, actor: str, *, decided: bool = False
+    ) -> None:
+        """Answer a suspended job's question; the step that asked is called again.
+
+        decided: it is an approval's end, which no plain answer can give. Raises JobIllegal, ApprovalNeeded.
+        """
+        found = self.locked(connection, job)
         state = after(found.state, JobEvent.RESUME, job)
+        if found.question is not None and found.question.approval and not decided:
+            raise ApprovalNeeded(job=job, operation=found.question.approval)
         now = moment(self.clock.utc())
         connection.execute(
             jobs.update()
@@ -137,7 +180,7 @@ class Jobs:
 
         Raises JobIllegal, LockHeld.
         """
-        found = self._locked(connection, job)
+        found = self.locked(connection, job)
         state = after(found.state, JobEvent.RETRY, job)
         self._take_locks_again(connection, found)
         now = moment(self.clock.utc())
@@ -145,6 +188,8 @@ class Jobs:
             "state": state.value,
             "error": None,
             "note": None,
+            "retries": jobs.c.retries + 1,
+            "retry_actor": actor,
             "ended": None,
             "ready": now,
             "changed": now,
@@ -165,13 +210,27 @@ class Jobs:
         connection.execute(jobs.update().where(jobs.c.id == job).values(**values))
         add_log(connection, job, now, f"retry asked for by {actor}")
 
+    def in_the_way(self, connection: Connection, job: str) -> LockHeld | None:
+        """Who else has what the job would have to have to go on; None: nobody."""
+        found = records.get(connection, job)
+        definition = self.registry.get(found.kind)
+        keys = definition.locks(msgspec.json.decode(found.input, type=definition.input))
+        held = (
+            sa.select(job_locks.c.key, jobs.c.id, jobs.c.title)
+            .join(jobs, jobs.c.id == job_locks.c.job)
+            .where(job_locks.c.key.in_(keys), job_locks.c.job != job)
+            .limit(1)
+        )
+        holder = connection.execute(held).one_or_none()
+        return None if holder is None else LockHeld(key=holder.key, job=holder.id, title=holder.title)
+
     def restart(self, connection: Connection, job: str, actor: str) -> str:
         """The same again as a new job, with this program's steps; its id. Raises JobIllegal, LockHeld."""
         found = records.get(connection, job)
         after(found.state, JobEvent.RESTART, job)
         definition = self.registry.get(found.kind)
         given = msgspec.json.decode(found.input, type=definition.input)
-        return self.start(connection, found.kind, given, actor, restart_of=job)
+        return self.start(connection, found.kind, given, actor, vault=found.vault, restart_of=job)
 
     def wake(self, connection: Connection, job: str) -> None:
         """Something a waiting job waits for may have happened: have it look again."""
@@ -189,7 +248,7 @@ class Jobs:
         connection.execute(jobs.delete().where(jobs.c.id.in_(ids), jobs.c.state.in_(_ENDED)))
         return len(ids)
 
-    def _locked(self, connection: Connection, job: str) -> records.Job:
+    def locked(self, connection: Connection, job: str) -> records.Job:
         """The job, its row ours until the transaction ends."""
         row = connection.execute(sa.select(jobs).where(jobs.c.id == job).with_for_update()).one_or_none()
         if row is None:

@@ -97,6 +97,8 @@ TABLE: Mapping[JobState, Mapping[JobEvent, JobState]] = {
 
 ENDED = frozenset({_S.SUCCEEDED, _S.FAILED, _S.CANCELLED, _S.UNDO_FAILED})
 LIVE = frozenset(JobState) - ENDED
+# Ends that a retry begins anew from.
+ENDED_BADLY = frozenset({_S.FAILED, _S.UNDO_FAILED})
 
 # What a person may ask of a job, by the words of the API.
 OPERATIONS: Mapping[str, JobEvent] = {

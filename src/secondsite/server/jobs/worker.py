@@ -56,6 +56,8 @@ class Worker:
         self._beating = threading.Thread(target=self._beat, name="jobs-beat", daemon=True)
         self._dispatching = threading.Thread(target=self._dispatch, name="jobs", daemon=True)
         self._joined = threading.Event()
+        # jobs with their epochs: one is added by the dispatcher, and removed once it is let go
+        self._carried: set[tuple[str, int]] = set()
         self._looked = self._tended = float("-inf")
 
     def start(self) -> None:
@@ -78,8 +80,9 @@ class Worker:
         for _ in range(self._settings.threads):
             ended += self._running.acquire(timeout=max(0.0, deadline - self._clock.monotonic()))
         self._abandon.set()
-        self._dispatching.join(seconds)
-        self._beating.join(seconds)
+        for thread in (self._dispatching, self._beating):
+            if thread.ident is not None:  # a server that may not work never started them
+                thread.join(seconds)
         self._pool.shutdown(wait=False)
         if self._joined.is_set():
             try:
@@ -132,6 +135,7 @@ class Worker:
             for _ in range(free - len(holds)):
                 self._running.release()
         for hold in holds:
+            self._carried.add((hold.job, hold.epoch))
             self._pool.submit(self._carry_out, hold)
         return bool(holds)
 
@@ -144,6 +148,7 @@ class Worker:
             log.exception("job %s could not be carried on", hold.job)
             self._give_back(hold, f"a server could not carry it on: {type(error).__name__}: {error}"[:300])
         finally:
+            self._carried.discard((hold.job, hold.epoch))
             self._running.release()
             self._nudged.set()
 
@@ -151,14 +156,15 @@ class Worker:
         try:
             self._claims.give_back(hold, why)
         except SecondsiteError as error:
-            log.warning("job %s is free only when this server stops: %s", hold.job, error)
+            log.warning("job %s is freed as soon as the database answers: %s", hold.job, error)
 
     def _tend(self) -> None:
         """What is to be done now and then: dead peers, jobs nobody knows, old jobs."""
         now = self._clock.monotonic()
         if now - self._looked >= self._settings.beat_seconds:
             self._looked = now
-            if self._claims.take_over():
+            # what is taken is taken by this very thread: nothing comes in between that is not in `_carried`
+            if self._claims.take_over() + self._claims.let_go(frozenset(self._carried)):
                 self._nudged.set()
             self._claims.name_strangers()
         if now - self._tended < self._settings.housekeeping_seconds:

@@ -40,6 +40,7 @@ class Asked:
     path: str
     body: str = ""
     seconds_max: float = 180.0  # for the gateway to be back, and to do it
+    key: str = ""  # tells the calls apart that one step makes
 
 
 def ask_gateway(calls: Calls, run: StepRun[Any], asked: Asked, kind: type[T]) -> T | RetryAfter:
@@ -47,9 +48,28 @@ def ask_gateway(calls: Calls, run: StepRun[Any], asked: Asked, kind: type[T]) ->
 
     Raises what the gateway says (RemoteError), GatewaySilent, or AnswerUnknown.
     """
-    call = Call.model_validate(
+    call = call_of(run, asked)
+    answer = calls.ask(asked.gateway, call, seconds_max=asked.seconds_max)
+    if answer is None:
+        return RetryAfter(LOOK_SECONDS, f"waits for gateway {asked.name}", asked=True)
+    try:
+        return read_answer(asked.name, answer, kind)
+    except SecondsiteError:
+        calls.forget([call.id])  # tried again, it is asked anew
+        raise
+
+
+def call_of(run: StepRun[Any], asked: Asked) -> Call:
+    """The call that a step makes; asked again it is the same call.
+
+    But not in a job that a person had tried again: what was taken back meanwhile is to be done, and gateways
+    keep what they answered.
+    """
+    again = f"retry-{run.retries}" if run.retries else ""
+    parts = (run.job, run.step, run.action.value, asked.key, again)
+    return Call.model_validate(
         {
-            "id": f"{run.job}:{run.step}:{run.action.value}",
+            "id": ":".join(part for part in parts if part),
             "method": asked.method,
             "path": asked.path,
             "body": asked.body,
@@ -57,20 +77,13 @@ def ask_gateway(calls: Calls, run: StepRun[Any], asked: Asked, kind: type[T]) ->
             "epoch": run.epoch,
         }
     )
-    answer = calls.ask(asked.gateway, call, seconds_max=asked.seconds_max)
-    if answer is None:
-        return RetryAfter(LOOK_SECONDS, f"waits for gateway {asked.name}")
-    try:
-        return _read(asked, answer, kind)
-    except SecondsiteError:
-        calls.forget([call.id])  # tried again, it is asked anew
-        raise
 
 
-def _read(asked: Asked, answer: Answer, kind: type[T]) -> T:
+def read_answer(gateway: str, answer: Answer, kind: type[T]) -> T:
+    """What a gateway said, as `kind`. Raises RemoteError (its error) or AnswerUnknown."""
     try:
         if not answer.ok:
             raise RemoteError(msgspec.json.decode(answer.body, type=dict[str, Any]))
         return msgspec.json.decode(answer.body, type=kind)
     except JSON_ERRORS as error:
-        raise AnswerUnknown(gateway=asked.name, why=str(error)) from None
+        raise AnswerUnknown(gateway=gateway, why=str(error)) from None

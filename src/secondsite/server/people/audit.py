@@ -10,7 +10,6 @@ told by a digest kept elsewhere (an export, a printed `audit verify`): give it a
 
 from __future__ import annotations
 
-import hashlib
 import hmac
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -19,12 +18,12 @@ import msgspec
 from sqlalchemy import Connection, RowMapping, insert, select, update
 
 from secondsite.base.errors import Outcome
+from secondsite.model.auditlog import FIRST_DIGEST, Entry, seal
 from secondsite.server.api.errors import HttpError
 from secondsite.server.database.engine import Database
 from secondsite.server.database.tables_people import audit, audit_head
 from secondsite.server.people.roles import Actor
 
-FIRST_DIGEST = "0" * 64
 VERIFY_ROWS = 1000
 SUCCEEDED = "succeeded"
 REFUSED = "refused"
@@ -39,29 +38,6 @@ class AuditDamaged(HttpError):
     happened = "The audit log does not hold at number {number}: {why}."
     cause = "Rows were changed or removed in the database itself, or the database was restored from a backup."
     action = "Compare with the last export (`secondsite audit export`), and find out who had access."
-
-
-class Entry(msgspec.Struct, frozen=True, rename="camel"):
-    """One row, as it is exported."""
-
-    number: int
-    at: str
-    actor: str
-    via: str
-    address: str
-    request: str
-    operation: str
-    vault: str
-    target: str
-    outcome: str
-    detail: dict[str, str | int | bool | None]
-    digest: str = ""
-    seal: str = ""
-
-    def hashed(self, before: str) -> str:
-        """SHA-256, in hexadecimal, over a JSON array of the digest before and the fields in order."""
-        fields = [before, *(getattr(self, name) for name in self.__struct_fields__[:-2])]
-        return hashlib.sha256(msgspec.json.encode(fields, order="sorted")).hexdigest()
 
 
 @dataclass(frozen=True)
@@ -109,11 +85,11 @@ class Audit:
             detail=dict(detail or {}),
         )
         digest = entry.hashed(before)
-        seal = self._seal(number, digest)
-        entry = msgspec.structs.replace(entry, digest=digest, seal=seal)
+        sealed = self._seal(number, digest)
+        entry = msgspec.structs.replace(entry, digest=digest, seal=sealed)
         row = msgspec.structs.asdict(entry) | {"detail": msgspec.json.encode(entry.detail).decode()}
         connection.execute(insert(audit).values(row))
-        newest = {"number": number, "digest": digest, "seal": seal}
+        newest = {"number": number, "digest": digest, "seal": sealed}
         if head is None:
             connection.execute(insert(audit_head).values(id=1, **newest))
         else:
@@ -188,11 +164,11 @@ class Audit:
         if anchor is not None and anchor[0] == number and anchor[1] != entry.digest:
             raise AuditDamaged(number=number, why="it is not the row that was there once")
 
-    def _holds(self, number: int, digest: str, seal: str, computed: str) -> bool:
-        return digest == computed and hmac.compare_digest(seal, self._seal(number, digest))
+    def _holds(self, number: int, digest: str, sealed: str, computed: str) -> bool:
+        return digest == computed and hmac.compare_digest(sealed, self._seal(number, digest))
 
     def _seal(self, number: int, digest: str) -> str:
-        return hmac.digest(self._key, f"{number}:{digest}".encode(), "sha256").hex()
+        return seal(self._key, number, digest)
 
 
 def _entry(row: RowMapping) -> Entry:

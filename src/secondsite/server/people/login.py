@@ -23,6 +23,7 @@ from secondsite.server.database.values import fresh_id
 from secondsite.server.people.audit import REFUSED, Audit
 from secondsite.server.people.passwords import FailureLimit, Passwords
 from secondsite.server.people.roles import EVERYWHERE, THE_SERVER, Actor, Caller, Role
+from secondsite.server.people.sessions import Sessions
 from secondsite.server.people.tokens import SESSION_HOURS, SETUP_DAYS, Kind, NewToken, Tokens
 
 OWNER = "owner"
@@ -57,6 +58,7 @@ class Logins:
         self._tokens = tokens_
         self._passwords = passwords
         self._setup_file = setup_file
+        self._sessions = Sessions(database, audit, tokens_)
         clock = database.clock
         self._by_name = FailureLimit(failures_max=NAME_FAILURES_MAX, seconds=FAILURE_SECONDS, clock=clock)
         self._by_address = FailureLimit(
@@ -89,9 +91,7 @@ class Logins:
                     .values(password=again)
                 )
             lasts = dt.timedelta(hours=SESSION_HOURS)
-            made = self._tokens.make(
-                connection, row["id"], kind=Kind.SESSION, name="session", lasts=lasts, address=address
-            )
+            made = self._sessions.open(connection, row["id"], lasts=lasts, address=address)
             actor = Actor(name, f"session:{made.token.id}", address, request_id)
             self._audit.append(connection, actor, "session.create", name)
             return made

@@ -26,10 +26,15 @@ class Operation(enum.StrEnum):
     """What a route does. Named after the resource and what happens to it."""
 
     SERVER_READ = "server.read"
+    SERVER_BACKUP = "server.backup"
+    SERVER_HAND_OVER = "server.hand-over"
+    AUTHORITY_ROTATE = "authority.rotate"
     USER_READ = "user.read"
     USER_WRITE = "user.write"
     ROLE_WRITE = "role.write"
     TOKEN_WRITE = "token.write"  # noqa: S105 - the name of an operation
+    LOGIN_READ = "login.read"
+    LOGIN_WRITE = "login.write"
     AUDIT_READ = "audit.read"
     VAULT_READ = "vault.read"
     VAULT_CREATE = "vault.create"
@@ -39,21 +44,44 @@ class Operation(enum.StrEnum):
     PROVIDER_READ = "provider.read"
     PROVIDER_WRITE = "provider.write"
     PROVIDER_REVOKE = "provider.revoke"
+    POLICY_READ = "policy.read"
+    POLICY_WRITE = "policy.write"
     INVENTORY_REFRESH = "inventory.refresh"
+    CLOUD_READ = "cloud.read"
+    CLOUD_WRITE = "cloud.write"
+    PAIR_WRITE = "pair.write"
+    MAPPING_WRITE = "mapping.write"
     POINT_TAKE = "point.take"
+    ITEM_READ = "item.read"
+    ITEM_WRITE = "item.write"
+    ITEM_OPERATE = "item.operate"
+    ITEM_TEST = "item.test"
+    ITEM_FAILOVER = "item.failover"
+    ITEM_DISABLE = "item.disable"
+    KEY_PROVE = "recovery-key.prove"
+    EVENT_READ = "event.read"
+    ALERT_READ = "alert.read"
+    ALERT_WRITE = "alert.write"
     JOB_READ = "job.read"
     JOB_OPERATE = "job.operate"
     JOB_ANSWER = "job.answer"
+    APPROVAL_GIVE = "approval.give"
+    APPROVAL_WRITE = "approval.write"
 
 
 _O, _C, _P, _A, _R = Role.OWNER, Role.CONTRIBUTOR, Role.OPERATOR, Role.APPROVER, Role.READER
 
 TABLE: dict[Operation, frozenset[Role]] = {
     Operation.SERVER_READ: frozenset({_O, _C, _P, _A, _R}),
+    Operation.SERVER_BACKUP: frozenset({_O, _C, _P}),
+    Operation.SERVER_HAND_OVER: frozenset({_O}),
+    Operation.AUTHORITY_ROTATE: frozenset({_O}),
     Operation.USER_READ: frozenset({_O, _C, _P, _A, _R}),
     Operation.USER_WRITE: frozenset({_O}),
     Operation.ROLE_WRITE: frozenset({_O}),
     Operation.TOKEN_WRITE: frozenset({_O}),
+    Operation.LOGIN_READ: frozenset({_O, _C, _P, _A, _R}),
+    Operation.LOGIN_WRITE: frozenset({_O}),
     Operation.AUDIT_READ: frozenset({_O, _A, _R}),
     Operation.VAULT_READ: frozenset({_O, _C, _P, _A, _R}),
     Operation.VAULT_CREATE: frozenset({_O, _C}),
@@ -63,11 +91,29 @@ TABLE: dict[Operation, frozenset[Role]] = {
     Operation.PROVIDER_READ: frozenset({_O, _C, _P, _A, _R}),
     Operation.PROVIDER_WRITE: frozenset({_O, _C}),
     Operation.PROVIDER_REVOKE: frozenset({_O, _C}),
+    Operation.POLICY_READ: frozenset({_O, _C, _P, _A, _R}),
+    Operation.POLICY_WRITE: frozenset({_O, _C}),
     Operation.INVENTORY_REFRESH: frozenset({_O, _C, _P}),
+    Operation.CLOUD_READ: frozenset({_O, _C, _P, _A, _R}),
+    Operation.CLOUD_WRITE: frozenset({_O, _C}),
+    Operation.PAIR_WRITE: frozenset({_O, _C}),
+    Operation.MAPPING_WRITE: frozenset({_O, _C}),
     Operation.POINT_TAKE: frozenset({_O, _C, _P}),
+    Operation.ITEM_READ: frozenset({_O, _C, _P, _A, _R}),
+    Operation.ITEM_WRITE: frozenset({_O, _C}),
+    Operation.ITEM_OPERATE: frozenset({_O, _C, _P}),
+    Operation.ITEM_TEST: frozenset({_O, _C, _P}),
+    Operation.ITEM_FAILOVER: frozenset({_O, _C, _P}),
+    Operation.ITEM_DISABLE: frozenset({_O, _C}),
+    Operation.KEY_PROVE: frozenset({_O, _C, _P}),
+    Operation.EVENT_READ: frozenset({_O, _C, _P, _A, _R}),
+    Operation.ALERT_READ: frozenset({_O, _C, _P, _A, _R}),
+    Operation.ALERT_WRITE: frozenset({_O, _C}),
     Operation.JOB_READ: frozenset({_O, _C, _P, _A, _R}),
     Operation.JOB_OPERATE: frozenset({_O, _C, _P}),
-    Operation.JOB_ANSWER: frozenset({_O, _C, _P, _A}),
+    Operation.JOB_ANSWER: frozenset({_O, _C, _P}),
+    Operation.APPROVAL_GIVE: frozenset({_O, _A}),
+    Operation.APPROVAL_WRITE: frozenset({_O}),
 }
 
 

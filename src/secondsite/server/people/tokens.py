@@ -19,7 +19,7 @@ import re
 import secrets
 from dataclasses import dataclass
 
-from sqlalchemy import Connection, RowMapping, and_, delete, insert, select, update
+from sqlalchemy import ColumnElement, Connection, RowMapping, and_, delete, insert, select, update
 
 from secondsite.base.errors import Outcome, SecondsiteError
 from secondsite.server.api.errors import Unauthenticated
@@ -189,11 +189,11 @@ class Tokens:
 
         return self._database.run(work)
 
-    def of(self, user_id: str) -> list[Token]:
-        """A user's API tokens, the newest last."""
+    def of(self, user_id: str, kind: Kind = Kind.API, *which: ColumnElement[bool]) -> list[Token]:
+        """A user's tokens of a kind, the newest last. which: further conditions on the table's columns."""
         query = (
             select(tokens)
-            .where(tokens.c.user_id == user_id, tokens.c.kind == Kind.API.value)
+            .where(tokens.c.user_id == user_id, tokens.c.kind == kind.value, *which)
             .order_by(tokens.c.created_at, tokens.c.id)
         )
         with self._database.read() as connection:
@@ -218,27 +218,26 @@ class Tokens:
         if match is None:
             raise Unauthenticated(why="what it sent is not a token of this server")
         prefix, token, secret = match.groups()
-        with self._database.read() as connection:
-            row = (
-                connection.execute(
-                    select(tokens, users.c.name.label("user_name"), users.c.disabled)
-                    .join(users, users.c.id == tokens.c.user_id)
-                    .where(tokens.c.id == token)
-                )
-                .mappings()
-                .one_or_none()
-            )
-            # compared also when there is none: the time taken tells nothing
-            same = hmac.compare_digest(row["digest"] if row else _digest(""), _digest(secret))
-            if row is None or not same or _PREFIXES[Kind(row["kind"])] != prefix:
-                raise Unauthenticated(why="its token is not known")
-            kind = Kind(row["kind"])
-            if kind not in kinds:
-                raise Unauthenticated(why="a set-up token is good for `secondsite login` only, once")
-            self._check(row, kind)
-            held = connection.execute(
-                select(grants.c.vault, grants.c.role).where(grants.c.user_id == row["user_id"])
-            ).all()
+        # one query, a row a grant: every request asks it
+        columns = (
+            users.c.name.label("user_name"),
+            users.c.disabled,
+            grants.c.vault.label("granted_vault"),
+            grants.c.role.label("granted_role"),
+        )
+        joined = tokens.join(users, users.c.id == tokens.c.user_id)
+        joined = joined.outerjoin(grants, grants.c.user_id == tokens.c.user_id)
+        found = self._database.rows(select(tokens, *columns).select_from(joined).where(tokens.c.id == token))
+        row = found[0]._mapping if found else None  # noqa: SLF001 - the documented name of a row as a mapping
+        # compared also when there is none: the time taken tells nothing
+        same = hmac.compare_digest(row["digest"] if row else _digest(""), _digest(secret))
+        if row is None or not same or _PREFIXES[Kind(row["kind"])] != prefix:
+            raise Unauthenticated(why="its token is not known")
+        kind = Kind(row["kind"])
+        if kind not in kinds:
+            raise Unauthenticated(why="a set-up token is good for `secondsite login` only, once")
+        self._check(row, kind)
+        held = [(one.granted_vault, one.granted_role) for one in found if one.granted_role is not None]
         self._used(row)
         return Caller(
             id=row["user_id"],

@@ -13,6 +13,7 @@ from secondsite.server.database.engine import Database
 from secondsite.server.database.tables_people import grants, tokens, users
 from secondsite.server.database.values import fresh_id
 from secondsite.server.people.audit import Audit
+from secondsite.server.people.oidc_users import comes_from_outside
 from secondsite.server.people.passwords import Passwords
 from secondsite.server.people.roles import EVERYWHERE, Actor, Grant, Role
 from secondsite.server.people.tokens import Kind
@@ -48,6 +49,16 @@ class LastOwner(SecondsiteError):
     happened = "{user} stays an owner who can log in: there is no other."
     cause = "Without an owner of everything nobody could give roles to anybody."
     action = "Make somebody else an owner first: `secondsite user grant NAME owner`."
+
+
+class PasswordElsewhere(SecondsiteError):
+    """Who is let in by a provider has no second way in that the provider does not know of."""
+
+    code = "user.password-elsewhere"
+    outcome = Outcome.REFUSED
+    happened = "{user} logs in at the OIDC provider and sets no password here."
+    cause = "A password of this server's would still let them in when the provider no longer does."
+    action = "Change the password at the provider, or ask an owner (`secondsite user password NAME`)."
 
 
 @dataclass(frozen=True)
@@ -130,13 +141,13 @@ class Users:
 
         return self._changed(name, work)
 
-    def set_password(self, actor: Actor, name: str, password: str) -> None:
-        """Give a user a password; their sessions end. Raises UserUnknown."""
+    def set_password(self, actor: Actor, name: str, password: str, *, keep: str | None = None) -> None:
+        """Give a user a password; their sessions end, but the one to keep. Raises UserUnknown."""
         kept = self._passwords.keep(password)
 
         def work(connection: Connection, user: User) -> None:
             connection.execute(update(users).where(users.c.id == user.id).values(password=kept))
-            self._end_sessions(connection, user)
+            self._end_sessions(connection, user, keep=keep)
             self._audit.append(connection, actor, "user.password", name)
 
         self._changed(name, work)
@@ -194,10 +205,14 @@ class Users:
 
         return self._database.run(whole)
 
-    def _end_sessions(self, connection: Connection, user: User) -> None:
-        connection.execute(
-            delete(tokens).where(tokens.c.user_id == user.id, tokens.c.kind == Kind.SESSION.value)
-        )
+    def comes_from_outside(self, user_id: str) -> bool:
+        """Whether an OIDC provider says who it is."""
+        with self._database.read() as connection:
+            return comes_from_outside(connection, user_id)
+
+    def _end_sessions(self, connection: Connection, user: User, *, keep: str | None = None) -> None:
+        gone = delete(tokens).where(tokens.c.user_id == user.id, tokens.c.kind == Kind.SESSION.value)
+        connection.execute(gone if keep is None else gone.where(tokens.c.id != keep))
 
 
 def _check_owner(connection: Connection, changed: User) -> None:

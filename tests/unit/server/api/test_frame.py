@@ -12,12 +12,13 @@ from pathlib import Path
 import pytest
 
 from secondsite.base.clock import SystemClock
+from secondsite.base.logs import JsonLines
 from secondsite.server.api.errors import NotReady
-from secondsite.server.api.logs import JsonLines
 from secondsite.server.config import Limits
 from secondsite.server.database.engine import Database, open_database
 from support.databases import Databases
 from support.server import RunningApi, make_services, owner, running_api
+from support.until import until
 
 QUICK = Limits(
     connections_max=8, head_seconds=0.3, body_seconds=0.3, write_seconds=0.3, idle_seconds=1, stop_seconds=2
@@ -216,6 +217,12 @@ def test_log_lines_are_json_with_the_requests_id_and_without_secrets(
     made = api.call("POST", "/api/v1/sessions", {"userName": "maria", "password": password}).json()
     call("GET", f"/api/v1/users?token={token}")
     assert api.call("POST", "/api/v1/sessions", {"userName": "maria", "password": "wrong"}).status == 401
+
+    def told() -> int:
+        return sum(record.getMessage() == "request" for record in caplog.records)
+
+    # a request's line is written once its answer is on its way
+    until(lambda: told() >= 5, "the line of the last request")
     formatter = JsonLines()
     lines = [json.loads(formatter.format(record)) for record in caplog.records]
     requests = [line for line in lines if line["text"] == "request"]

@@ -16,7 +16,8 @@ from secondsite.server.jobs.definitions import DONE, Ask, Definition, Done, Regi
 from secondsite.server.jobs.run import StepRun
 from secondsite.server.jobs.service import Jobs
 from secondsite.server.jobs.worker import Worker, WorkerSettings
-from secondsite.server.people.roles import Grant, Role
+from secondsite.server.people.roles import THE_SERVER, Grant, Role
+from secondsite.server.people.tokens import Limit
 from support.server import Answer, Caller, RunningApi, make_services, owner, running_api, user_with
 
 SECONDS_MAX = 30.0
@@ -135,10 +136,12 @@ def test_a_suspended_job_is_answered_or_cancelled(rig: Rig) -> None:
     first, second = rig.start(Errand("one", ask=True)), rig.start(Errand("two", ask=True))
     waiting = rig.wait(first, "WaitingForAnswer")
     assert waiting["state"] == "Suspended"
-    assert waiting["question"] == {"question": "Go on?", "choices": ["yes", "no"]}
-    approver = rig.call.as_(user_with(rig.api.services, "anna", Grant("*", Role.APPROVER)))
-    assert approver("POST", f"/api/v1/jobs/{second}/cancel").code == "access.forbidden"
-    assert approver("POST", f"/api/v1/jobs/{first}/resume", {"answer": "yes"}).status == 202
+    assert waiting["question"] == {"question": "Go on?", "choices": ["yes", "no"], "approval": None}
+    operator = rig.call.as_(user_with(rig.api.services, "anna", Grant("*", Role.OPERATOR)))
+    approver = rig.call.as_(user_with(rig.api.services, "adam", Grant("*", Role.APPROVER)))
+    for what in ("cancel", "resume"):
+        assert approver("POST", f"/api/v1/jobs/{second}/{what}", {"answer": "x"}).code == "access.forbidden"
+    assert operator("POST", f"/api/v1/jobs/{first}/resume", {"answer": "yes"}).status == 202
     rig.wait(first, "Completed")
     rig.wait(second, "WaitingForAnswer")
     assert rig.call("POST", f"/api/v1/jobs/{second}/cancel").status == 202
@@ -191,3 +194,38 @@ def test_pages_and_filters(rig: Rig) -> None:
     metrics = rig.call("GET", "/metrics").data.decode()
     assert 'secondsite_jobs{state="Failed"} 3.0' in metrics
     assert 'secondsite_jobs{state="Succeeded"} 6.0' in metrics
+
+
+def test_a_jobs_vault_says_who_sees_and_steers_it(rig: Rig) -> None:
+    """Also in listings; who may not see a job is told that there is none."""
+    services = rig.api.services
+    rig.switches.broken.add("bad")
+    with services.database.write() as connection:
+        ids = {
+            vault: rig.jobs.start(connection, "test.errand", Errand("bad"), "olga", vault=vault)
+            for vault in ("north", "south", None)
+        }
+    rig.worker.nudge()
+    for job in ids.values():
+        rig.wait(job, "Failed")
+    reader = rig.call.as_(user_with(services, "rita", Grant("north", Role.READER)))
+    operator = rig.call.as_(user_with(services, "otto", Grant("north", Role.OPERATOR)))
+    limited = services.tokens.create(
+        THE_SERVER, services.users.get("olga").id, "olga", name="north", days=1, limit=Limit(vault="north")
+    )
+    for call in (reader, operator, rig.call.as_(limited.text)):
+        assert [job["id"] for job in call("GET", "/api/v1/jobs").json()["value"]] == [ids["north"]]
+        assert call("GET", f"/api/v1/jobs/{ids['north']}").json()["vaultId"] == "north"
+        for foreign in (ids["south"], ids[None]):
+            for path in ("", "/log"):
+                assert call("GET", f"/api/v1/jobs/{foreign}{path}").code == "job.not-found"
+            for path in ("/cancel", "/retry", "/restart"):
+                # a reader learns no more: it is the answer for every job there is or is not
+                refused = "access.forbidden" if call is reader else "job.not-found"
+                assert call("POST", f"/api/v1/jobs/{foreign}{path}").code == refused
+    assert reader("POST", f"/api/v1/jobs/{ids['north']}/retry").code == "access.forbidden"
+    again = operator("POST", f"/api/v1/jobs/{ids['north']}/restart")
+    assert again.status == 202
+    assert again.json()["vaultId"] == "north"
+    assert _rows(rig, "job.restart")[0]["vault"] == "north"
+    assert len(rig.call("GET", "/api/v1/jobs").json()["value"]) == 4

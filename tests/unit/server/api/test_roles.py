@@ -21,7 +21,12 @@ WHO = {
     "user.write": "o",
     "role.write": "o",
     "token.write": "o",
+    "login.read": "ocpar",
+    "login.write": "o",
     "audit.read": "oar",
+    "server.backup": "ocp",
+    "server.hand-over": "o",
+    "authority.rotate": "o",
     "vault.read": "ocpar",
     "vault.create": "oc",
     "vault.write": "oc",
@@ -30,11 +35,29 @@ WHO = {
     "provider.read": "ocpar",
     "provider.write": "oc",
     "provider.revoke": "oc",
+    "policy.read": "ocpar",
+    "policy.write": "oc",
     "inventory.refresh": "ocp",
+    "cloud.read": "ocpar",
+    "cloud.write": "oc",
+    "pair.write": "oc",
+    "mapping.write": "oc",
     "point.take": "ocp",
+    "item.read": "ocpar",
+    "item.write": "oc",
+    "item.operate": "ocp",
+    "item.test": "ocp",
+    "item.failover": "ocp",
+    "item.disable": "oc",
+    "recovery-key.prove": "ocp",
+    "event.read": "ocpar",
+    "alert.read": "ocpar",
+    "alert.write": "oc",
     "job.read": "ocpar",
     "job.operate": "ocp",
-    "job.answer": "ocpa",
+    "job.answer": "ocp",
+    "approval.give": "oa",
+    "approval.write": "o",
 }
 LETTERS = {"o": Role.OWNER, "c": Role.CONTRIBUTOR, "p": Role.OPERATOR, "a": Role.APPROVER, "r": Role.READER}
 NOWHERE = {"user": "nobody", "token": "0" * 16, "role": "reader", "vault": "north"}
@@ -78,7 +101,15 @@ def test_every_route_says_who_may_use_it(api: RunningApi) -> None:
         assert found <= known
     public = {route.path for route in routes if PUBLIC in route.marks}
     enrolment = {path for path in public if path.startswith("/api/v1/enrolment/")}
-    assert public - enrolment == {"/api/v1/health", "/api/v1/ready", "/api/v1/sessions", "/api/v1/setup"}
+    provider = {path for path in public if path.startswith(("/api/v1/oidc/logins", "/api/v1/oidc/devices"))}
+    assert public - enrolment - provider == {
+        "/api/v1/health",
+        "/api/v1/ready",
+        "/api/v1/sessions",
+        "/api/v1/setup",
+        "/api/v1/standby/hello",  # proved with a key made of the master key
+    }
+    assert len(provider) == 4
 
 
 def test_every_role_by_every_operation_over_the_api(api: RunningApi) -> None:

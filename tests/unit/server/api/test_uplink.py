@@ -8,11 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from secondsite.gateway.uplink import EnrolledClients, ServerCalls
+from secondsite.gateway.uplink.connection import EnrolledClients, ServerCalls
+from secondsite.server.items.generations import raise_generations
 from secondsite.server.people.roles import Grant, Role
-from secondsite.transfer.calls import ANSWER_BODY_BYTES_MAX, PATH_ANSWERS, PATH_ASK, Answer, Ask, Call
-from support.enrolled import CLOCK, Place, enrolled_place, until
+from secondsite.transfer.calls import ANSWER_BODY_BYTES_MAX, PATH_ANSWERS, PATH_ASK, Answer, Ask, Call, Calls
+from support.enrolled import CLOCK, Place, enrolled_place
 from support.server import owner, user_with
+from support.until import until
 
 
 @pytest.fixture
@@ -98,7 +100,7 @@ def test_work_that_comes_up_wakes_a_gateway_that_waits(place: Place) -> None:
     found: list[Call] = []
 
     def wait() -> None:
-        found.extend(source.ask(Ask(room=1, wait_seconds=25)))
+        found.extend(source.ask(Ask(room=1, wait_seconds=25)).calls)
 
     thread = threading.Thread(target=wait)
     thread.start()
@@ -108,6 +110,30 @@ def test_work_that_comes_up_wakes_a_gateway_that_waits(place: Place) -> None:
     thread.join()
     assert CLOCK.monotonic() - begun < 20  # not at the end of its time
     assert [call.id for call in found] == ["1"]
+    source.close()
+
+
+def test_a_gateway_that_waits_is_told_that_something_is_wanted(place: Place) -> None:
+    """Not with its next heartbeat: what a person changes is taken up within a second."""
+    items, database = place.services.items, place.services.database
+    assert items is not None
+    clients = EnrolledClients(place.files)
+    source = ServerCalls(clients.open, clients.serial)
+    vault = place.identity.gateways.get("gateway-a").vault_id
+    known = items.wanted.generation(place.gateway, vault)
+    told: list[Calls] = []
+    thread = threading.Thread(
+        target=lambda: told.append(source.ask(Ask(room=1, wait_seconds=25, generation=known)))
+    )
+    thread.start()
+    until(lambda: place.gateway in place.calls.bells._loops, "the gateway waits")
+    begun = CLOCK.monotonic()
+    database.run(lambda connection: raise_generations(connection, [place.gateway]))
+    place.calls.bells.ring(place.gateway)
+    thread.join()
+    assert CLOCK.monotonic() - begun < 20  # not at the end of its time
+    assert told == [Calls(generation=known + 1)]
+    assert source.ask(Ask(room=1, wait_seconds=0)) == Calls()  # who follows nothing is not told
     source.close()
 
 

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import threading
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
 from sqlalchemy.exc import IntegrityError
 
-from secondsite.base.clock import SystemClock
+from secondsite.base.clock import FakeClock, SystemClock
 from secondsite.server.database import engine as engine_module
 from secondsite.server.database.engine import Database, open_database
 from secondsite.server.database.errors import (
@@ -21,6 +24,7 @@ from secondsite.server.database.errors import (
     DatabaseUrlRefused,
 )
 from secondsite.server.database.migrations import upgrade
+from secondsite.server.database.postgresql import QUIET_SECONDS_MAX
 from secondsite.server.database.tables_jobs import job_locks, job_log, job_workers
 from support.databases import PostgreSQL
 
@@ -197,3 +201,75 @@ def test_a_write_outlives_a_power_cut_by_settings(database: Database) -> None:
             assert connection.exec_driver_sql("SHOW synchronous_commit").scalar() == "on"
             assert connection.exec_driver_sql("SHOW transaction_read_only").scalar() == "on"
     assert job_log.c.id.autoincrement
+
+
+class Told:
+    """What a PostgreSQL is told, as its own log says it."""
+
+    def __init__(self, cluster: PostgreSQL) -> None:
+        self._log = cluster.directory / "log"
+        cluster.execute("ALTER SYSTEM SET log_statement = 'all'")
+        cluster.execute("SELECT pg_reload_conf()")
+
+    def __call__(self, work: Callable[[], object]) -> list[str]:
+        begins = len(self._log.read_text())
+        work()
+        lines = self._log.read_text()[begins:].splitlines()
+        said = [re.split(r"LOG:  (?:statement|execute [^:]*): ", line, maxsplit=1) for line in lines]
+        return [words[1] for words in said if len(words) == 2]
+
+
+def test_no_way_to_postgresql_is_made_twice() -> None:
+    """A query alone goes there once, a reader three times; nobody asks whether a connection lives."""
+    cluster = PostgreSQL()
+    try:
+        cluster.start()
+        clock = FakeClock()
+        database = open_database(cluster.url("postgres"), clock)
+        upgrade(database)
+        told = Told(cluster)
+        query = sa.select(job_workers.c.beat)
+        assert until(lambda: told(lambda: database.rows(query)) != [])  # it has taken its new setting
+        assert len(told(lambda: database.rows(query))) == 1
+        words = told(lambda: beats(database))
+        assert [word.split()[0] for word in words] == ["BEGIN", "SELECT", "COMMIT"]
+        assert "REPEATABLE READ READ ONLY" in words[0]
+        words = told(lambda: add(database, "a"))
+        assert [word.split()[0] for word in words] == ["BEGIN", "SELECT", "INSERT", "COMMIT"]
+        clock.advance(QUIET_SECONDS_MAX)
+        assert len(told(lambda: database.rows(query))) == 2  # something between may have forgotten it
+        # all of them are cut: neither a query alone nor a writer sees an error
+        for work in (lambda: database.rows(query), lambda: add(database, "b"), lambda: beats(database)):
+            cluster.execute(
+                "SELECT pg_terminate_backend(pid, 10000) FROM pg_stat_activity "
+                "WHERE application_name = 'secondsite'"
+            )
+            work()
+        database.close()
+    finally:
+        cluster.remove()
+
+
+def until(condition: Callable[[], bool], seconds: float = 30.0) -> bool:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        if time.monotonic() > deadline:
+            return False
+    return True
+
+
+def beats(database: Database) -> list[int]:
+    with database.read() as connection:
+        return list(connection.execute(sa.select(job_workers.c.beat)).scalars())
+
+
+def test_a_query_alone_sees_what_was_written_and_locks_nothing(database: Database) -> None:
+    add(database, "a", 1)
+    assert [row.beat for row in database.rows(sa.select(job_workers.c.beat))] == [1]
+    with database.write() as connection:
+        connection.execute(job_workers.update().values(beat=2))
+        other = threading.Thread(target=lambda: database.rows(sa.select(job_workers.c.beat)))
+        other.start()
+        other.join(30)
+        assert not other.is_alive()
+    assert [row.beat for row in database.rows(sa.select(job_workers.c.beat))] == [2]

@@ -52,13 +52,13 @@ def test_a_heartbeat_is_seen_at_once_and_written_within_a_second(
 ) -> None:
     who = known(identity, enrolled(identity, key, clock))
     clock.advance(90)
-    answer = identity.heartbeat(
-        who, heartbeat(clock, protected=3, points=700, health="Warning"), address="192.0.2.7"
-    )
+    said = heartbeat(clock, protected=3, points=700, health="Warning", url="https://a.example:9443")
+    answer = identity.heartbeat(who, said, address="192.0.2.7")
     assert (answer.refresh, answer.revocation_number) == (0, 1)
     contact = identity.gateways.get("gateway-a").contact
     assert contact is not None
     assert (contact.at, contact.address, contact.points) == (clock.utc(), "192.0.2.7", 700)
+    assert contact.url == "https://a.example:9443"
     assert contact.connected(clock.utc() + SILENT_AFTER)
     assert not contact.connected(clock.utc() + SILENT_AFTER + timedelta(seconds=1))
     other = open_identity(database, tmp_path, clock)

@@ -19,9 +19,7 @@ from cryptography import x509
 from secondsite import __version__
 from secondsite.base.clock import SystemClock
 from secondsite.base.errors import InvalidInput, RemoteError, SecondsiteError
-from secondsite.gateway.enrol import NewMember, enrol
-from secondsite.gateway.enrolclient import ServerClient, Way, enrolled_client, trusting_client
-from secondsite.gateway.enrolerrors import (
+from secondsite.gateway.common.enrolerrors import (
     EnrolledAlready,
     NotEnrolled,
     OwnCertificateRefused,
@@ -29,9 +27,11 @@ from secondsite.gateway.enrolerrors import (
     ServerUnreachable,
     WorkRefused,
 )
-from secondsite.gateway.enrolfiles import EnrolmentFiles, Membership
-from secondsite.gateway.enrolkeeper import Facts, ServerKeeper
-from secondsite.gateway.events import EventLog
+from secondsite.gateway.common.enrolfiles import EnrolmentFiles, Membership
+from secondsite.gateway.common.events import EventLog
+from secondsite.gateway.uplink.enrol import NewMember, enrol
+from secondsite.gateway.uplink.enrolclient import ServerClient, Way, enrolled_client, trusting_client
+from secondsite.gateway.uplink.enrolkeeper import Facts, ServerKeeper
 from secondsite.server.identity.states import GatewayState
 from secondsite.transfer import enrolment as wire
 from secondsite.transfer.errors import CertificateRefused
@@ -67,6 +67,7 @@ def keeper(server: Served, directory: Path, facts: Facts | None = None) -> tuple
         events=events,
         chance=random.Random(1),
         facts=lambda: facts or Facts(),
+        url="https://gateway-a.example:9443",
     )
     return made, events
 
@@ -99,6 +100,7 @@ def test_a_gateway_enrols_is_heard_and_finds_its_files(server: Served, tmp_path:
     assert shown.contact is not None
     assert shown.contact.connected(server.clock.utc())
     assert (shown.contact.address, shown.contact.points) == ("127.0.0.1", 40)
+    assert shown.contact.url == "https://gateway-a.example:9443"
     assert (directory / "gateway-a.key").stat().st_mode & 0o777 == 0o600
     files = EnrolmentFiles(directory, "gateway-a").tls
     assert not Revocation(files).is_revoked(1)
@@ -106,8 +108,10 @@ def test_a_gateway_enrols_is_heard_and_finds_its_files(server: Served, tmp_path:
         "authority.crt",
         "gateway-a.crt",
         "gateway-a.key",
+        "incarnation.json",
         "membership.json",
         "revoked.pem",
+        "servers.json",
     ]
     kept.close()
 

@@ -116,6 +116,16 @@ def test_a_child_a_machine_and_the_parent_counts_them(site: Site) -> None:
         )
 
 
+def test_children_are_of_their_parents_vault(site: Site) -> None:
+    with site.worker.database.write() as connection:
+        job = site.worker.jobs.start(connection, "Group", Group(["a", "b"]), "ann", vault="north")
+    site.worker.idle()
+    with site.worker.database.read() as connection:
+        assert {one.vault for one in records.listed(connection, parent=job)} == {"north"}
+        assert [one.id for one in records.listed(connection, vaults=["north"])] == [job]
+        assert records.listed(connection, vaults=["south"]) == []
+
+
 def test_a_child_that_fails_is_the_parents_to_judge(site: Site) -> None:
     job = site.worker.start("Group", Group(["a", "bad"]))
     site.worker.idle()

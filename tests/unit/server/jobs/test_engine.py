@@ -13,6 +13,7 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from secondsite.base.clock import FakeClock
+from secondsite.server.calls.service import GatewaySilent
 from secondsite.server.database.engine import Database
 from secondsite.server.database.errors import DatabaseUnavailable
 from secondsite.server.database.tables_jobs import job_steps, job_workers, jobs
@@ -120,6 +121,29 @@ def test_progress_and_log_are_seen_while_the_step_runs(timed: Database, clock: F
     assert seen == [(0.625, "50% copied"), (0.625, "25% copied"), (1.0, "100% copied")]
     assert worker.log(job) == ["asked for by ann", "done", "disk vda is thin", "done", "ended: Succeeded"]
     assert worker.get(job).progress_text == ""
+
+
+@pytest.mark.parametrize(("between", "calls_made"), [(True, 3), (False, 20)])
+def test_tries_count_while_only_questions_are_put(timed: Database, *, between: bool, calls_made: int) -> None:
+    """Asked and never answered, the step ends; what said something in between is tried on."""
+    tried: list[int] = []
+
+    def asks(run: StepRun[Given]) -> Result:
+        if run.attempt % 2:
+            return RetryAfter(5, "waits for gateway gateway-b", asked=between)
+        tried.append(run.attempt)
+        if len(tried) == 20:
+            return DONE
+        raise GatewaySilent(gateway="gateway-b", seconds=60)
+
+    steps = (Step("ask", do=asks, tries=3),)
+    worker = HandWorker(timed, [Definition("Ask", 1, Given, steps, title=lambda _given: "Ask")])
+    job = worker.start("Ask", Given())
+    for _ in range(60):
+        worker.idle()
+        worker.clock.advance(10)
+    state = JobState.FAILED if between else JobState.SUCCEEDED
+    assert (worker.get(job).state, len(tried)) == (state, calls_made)
 
 
 def test_an_unforeseen_error_is_the_jobs_not_the_workers(timed: Database) -> None:

@@ -12,9 +12,12 @@ import pytest
 import sqlalchemy as sa
 
 from secondsite.server.database.engine import Database
+from secondsite.server.database.errors import DatabaseUnavailable
 from secondsite.server.database.tables_jobs import job_workers, jobs
 from secondsite.server.jobs import processes, records
+from secondsite.server.jobs.claims import Claims
 from secondsite.server.jobs.definitions import DONE, Definition, Registry, Result, RetryAfter, Step
+from secondsite.server.jobs.lease import Hold
 from secondsite.server.jobs.run import StepRun
 from secondsite.server.jobs.runner import Runner
 from secondsite.server.jobs.service import Jobs
@@ -107,6 +110,52 @@ def test_what_a_worker_cannot_carry_on_is_given_back_and_says_why(
     with made.database.write() as connection:
         made.jobs.wake(connection, job)
     assert made.reaches(job)
+
+
+def test_a_taking_whose_answer_was_lost_is_let_go(engine: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The database kept it, then the connection was gone: nobody carries it out, and its worker lives."""
+    taken = Claims.take
+    lost: list[str] = []
+
+    def cut(self: Claims, limit: int, stop: threading.Event) -> list[Hold]:
+        held = taken(self, limit, stop)
+        if held and not lost:
+            lost.append(held[0].job)
+            raise DatabaseUnavailable(where=self.database.where, why="the connection was cut")
+        return held
+
+    monkeypatch.setattr(Claims, "take", cut)
+    made = engine(lambda _run: DONE)
+    job = made.start()
+    made.work()
+    assert made.reaches(job)
+    assert lost == [job]
+    with made.database.read() as connection:
+        texts = [line.text for line in records.log(connection, job)]
+    assert "its worker did not learn that it had it" in texts
+
+
+def test_what_is_carried_out_is_not_let_go(engine: Any) -> None:
+    begun, go_on = threading.Event(), threading.Event()
+
+    def slow(run: StepRun[Given]) -> Result:
+        if not run.input.number:
+            begun.set()
+            assert go_on.wait(30)
+        return DONE
+
+    made = engine(slow)
+    job = made.start()
+    worker = made.work()
+    assert begun.wait(30)
+    assert made.reaches(made.start(1)), "the worker works beside it"
+    looked = worker._looked
+    assert until(lambda: worker._looked > looked), "it looks around"
+    held = made.get(job)
+    assert held.worker == worker._claims.worker
+    go_on.set()
+    assert made.reaches(job)
+    assert made.get(job).epoch == held.epoch
 
 
 def test_a_stop_waits_for_the_step_and_begins_no_other(engine: Any) -> None:

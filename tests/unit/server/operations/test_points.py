@@ -9,12 +9,14 @@ from typing import Any
 
 import pytest
 
-from secondsite.gateway.messages import ProtectRequest
+from secondsite.gateway.messages.gateway import ProtectRequest
 from secondsite.model.ids import MachineId
+from secondsite.server.jobs.worker import Worker, WorkerSettings
 from secondsite.server.operations import asking
 from support.control import Protections
-from support.enrolled import CLOCK, Place, enrolled_place, until
+from support.enrolled import CLOCK, Place, enrolled_place
 from support.server import Caller, owner
+from support.until import until
 
 SITE = "/api/v1/vaults/North/recoveryServicesProviders/gateway-a"
 
@@ -92,7 +94,7 @@ def test_a_gateway_that_fails_for_the_moment_is_asked_again(
     def take_point(self: Protections, machine: MachineId, *, seconds_max: float) -> object:
         tries.append(machine)
         if len(tries) < 3:
-            from secondsite.gateway.wishes import PointNotTaken
+            from secondsite.gateway.source.wishes import PointNotTaken
 
             raise PointNotTaken(machine=machine, seconds=1.0, why="it is busy")
         return original(self, machine, seconds_max=seconds_max)
@@ -105,9 +107,14 @@ def test_a_gateway_that_fails_for_the_moment_is_asked_again(
 
 
 def test_an_answer_wakes_its_job(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither the job nor the worker that is to carry it on comes by of itself."""
     monkeypatch.setattr(asking, "LOOK_SECONDS", 3600.0)
     call = place.call(owner(place.services))
     machine = known_machine(place, call)
+    place.server._worker.stop()
+    seldom = WorkerSettings(poll_seconds=3600.0)
+    place.server._worker = Worker(place.services.database, place.server._jobs, seldom)
+    place.server._worker.start()
     with place.uplink():
         begun = call("POST", f"{SITE}/machines/{machine}/recoveryPoints")
         assert ended(call, begun.headers["location"])["state"] == "Succeeded"

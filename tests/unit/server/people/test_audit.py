@@ -8,13 +8,17 @@ import threading
 from collections.abc import Iterator
 from pathlib import Path
 
+import msgspec
 import pytest
 import sqlalchemy as sa
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from secondsite.cli.main import main
+from secondsite.model.auditlog import FIRST_DIGEST, SEAL_PURPOSE, ExportDamaged, check_export
 from secondsite.server.database.engine import Database
-from secondsite.server.people.audit import FIRST_DIGEST, Audit, AuditDamaged
+from secondsite.server.identity.envelopes import FILE_HEAD, MasterKey
+from secondsite.server.people.audit import Audit, AuditDamaged
 from secondsite.server.people.roles import Actor, Grant, Role
 from secondsite.server.people.users import UserUnknown
 from support.server import AUDIT_KEY, RunningApi, make_services, owner, running_api
@@ -203,3 +207,68 @@ def test_a_log_in_that_fails_is_in_the_log(api: RunningApi) -> None:
     api.call("POST", "/api/v1/sessions", {"userName": "maria", "password": "guess"})
     row = api.services.audit.page(after=0, limit=10)[-1]
     assert (row.actor, row.operation, row.outcome) == ("maria", "session.create", "refused")
+
+
+def _exported(audit: Audit) -> list[bytes]:
+    return [msgspec.json.encode(entry) + b"\n" for entry in audit.entries()]
+
+
+def test_an_export_is_checked_without_a_server(
+    audit: Audit, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Every way to change it, by the command that people use."""
+    for number in range(12):
+        audit.record(Actor("olga", "token:1", "192.0.2.1", f"r{number}"), "user.create", f"ü{number}")
+    lines = _exported(audit)
+    last = audit.verify()
+    anchor = f"{last.entries}:{last.digest}"
+    master = tmp_path / "master.key"
+    master.write_text(f"{FILE_HEAD}\n{'00' * 32}\n")
+    master.chmod(0o600)
+    file = tmp_path / "audit.jsonl"
+
+    def verify(found: list[bytes], *words: str) -> int:
+        file.write_bytes(b"".join(found))
+        return main(["audit", "verify", str(file), *words])
+
+    assert verify(lines) == verify(lines, "--anchor", anchor) == 0
+    assert anchor in capsys.readouterr().out
+    edited = lines[4].replace(b"olga", b"otto")
+    forged = [*lines[:4], edited, *lines[5:]]
+    for found, at in (
+        (forged, 5),
+        ([*lines[:3], *lines[4:]], 4),
+        ([*lines[:3], lines[2], *lines[3:]], 4),
+        ([lines[1], lines[0], *lines[2:]], 1),
+        (lines[1:], 1),
+        ([*lines[:-1], lines[-1][:-9]], len(lines)),
+        ([*lines[:2], b"x" * 300_000 + b"\n"], 3),
+        ([*lines[:2], b"[" * 100_000 + b"\n"], 3),
+        ([*lines[:2], b"\n", *lines[2:]], 3),
+    ):
+        assert verify(found) == 6
+        assert f"row {at}:" in capsys.readouterr().err
+    # cut off at the end, or made anew from a row on: that needs what is known from elsewhere
+    assert verify(lines[:-2]) == 0
+    assert verify(lines[:-2], "--anchor", anchor) == 6
+    anew, before = [], FIRST_DIGEST
+    for entry in audit.entries():
+        other = msgspec.structs.replace(entry, actor="otto")
+        before = other.hashed(before)
+        anew.append(msgspec.json.encode(msgspec.structs.replace(other, digest=before)) + b"\n")
+    assert verify(anew) == 0
+    assert verify(anew, "--anchor", anchor) == 6
+    assert verify(anew, "--master-key", str(master)) == 6
+    assert "seal" in capsys.readouterr().err
+    assert verify(lines, "--anchor", "12") == 2
+    assert main(["audit", "verify", str(tmp_path / "none")]) == 2
+
+
+def test_seals_of_an_export_are_checked_with_the_master_key(database: Database) -> None:
+    key = MasterKey(bytes(32)).derive(SEAL_PURPOSE)
+    audit = Audit(database, key)
+    audit.record(Actor("olga", "token:1"), "user.create", "maria")
+    lines = _exported(audit)
+    assert check_export(lines, key=key).sealed
+    with pytest.raises(ExportDamaged, match="seal"):
+        check_export(lines, key=bytes(32))

@@ -7,6 +7,8 @@ first.
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from pathlib import Path
 
 import sqlalchemy as sa
@@ -60,6 +62,31 @@ def upgrade(database: Database, to: str = "head") -> None:
         raise translated(error, database.where) or error from error
 
 
+@contextlib.contextmanager
+def one_transaction(database: Database) -> Iterator[Connection]:
+    """A write in which tables are made, filled and changed: all of it is kept, or nothing.
+
+    On SQLite foreign keys are checked at its end only, as in an upgrade.
+    """
+    try:
+        if not database.is_sqlite:
+            with database.write() as connection:
+                yield connection
+            return
+        with _without_foreign_keys(database) as connection:
+            yield connection
+    except exc.SQLAlchemyError as error:
+        raise translated(error, database.where) or error from error
+
+
+def upgrade_inside(connection: Connection, database: Database, to: str = "head") -> None:
+    """As `upgrade`, inside `one_transaction`. Raises SchemaUnknown where `to` or what is there is unknown."""
+    known = {revision.revision for revision in ScriptDirectory.from_config(config()).walk_revisions()}
+    if to != "head" and to not in known:
+        raise SchemaUnknown(where=database.where, found=to, expected=head())
+    _run(connection, database, to)
+
+
 def require_current(database: Database) -> None:
     """Raise SchemaUnknown unless the tables are this program's."""
     found = current(database)
@@ -77,6 +104,12 @@ def _run(connection: Connection, database: Database, to: str) -> None:
 
 
 def _upgrade_sqlite(database: Database, to: str) -> None:
+    with _without_foreign_keys(database) as connection:
+        _run(connection, database, to)
+
+
+@contextlib.contextmanager
+def _without_foreign_keys(database: Database) -> Iterator[Connection]:
     # SQLite changes a table by copying it and dropping the old one; with foreign keys on that would delete
     # the rows that point to it (sqlite.org/lang_altertable.html, section 7), and inside a transaction the
     # switch does nothing: so it is thrown before, and the references are checked by hand.
@@ -86,8 +119,8 @@ def _upgrade_sqlite(database: Database, to: str) -> None:
         raw.execute("PRAGMA foreign_keys = OFF")
         try:
             with connection.begin():  # no mode: begins as a writer
-                _run(connection, database, to)
+                yield connection
                 dangling = connection.execute(sa.text("PRAGMA foreign_key_check")).all()
-                assert not dangling, f"the migration left references to nothing: {dangling[:5]}"
+                assert not dangling, f"rows were left that refer to nothing: {dangling[:5]}"
         finally:
             raw.execute("PRAGMA foreign_keys = ON")

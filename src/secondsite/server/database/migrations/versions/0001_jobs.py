@@ -33,6 +33,7 @@ def _workers_and_jobs() -> None:
         sa.Column("version", sa.Integer(), nullable=False),
         sa.Column("title", sa.String(), nullable=False),
         sa.Column("actor", sa.String(), nullable=False),
+        sa.Column("vault", sa.String(), nullable=True),
         sa.Column("parent", sa.String(), nullable=True),
         sa.Column("child_key", sa.String(), nullable=True),
         sa.Column("restart_of", sa.String(), nullable=True),
@@ -43,6 +44,7 @@ def _workers_and_jobs() -> None:
         sa.Column("action", sa.String(), nullable=False),
         sa.Column("cancel_asked", sa.String(), nullable=True),
         sa.Column("cancel_actor", sa.String(), nullable=True),
+        sa.Column("retry_actor", sa.String(), nullable=True),
         sa.Column("question", sa.String(), nullable=True),
         sa.Column("answer", sa.String(), nullable=True),
         sa.Column("error", sa.String(), nullable=True),
@@ -68,6 +70,7 @@ def _workers_and_jobs() -> None:
     op.create_index(op.f("ix_jobs_ended"), "jobs", ["ended"], unique=False)
     op.create_index(op.f("ix_jobs_parent_child_key"), "jobs", ["parent", "child_key"], unique=True)
     op.create_index(op.f("ix_jobs_state_id"), "jobs", ["state", "id"], unique=False)
+    op.create_index(op.f("ix_jobs_vault_id"), "jobs", ["vault", "id"], unique=False)
     op.create_index(op.f("ix_jobs_worker_ready"), "jobs", ["worker", "ready"], unique=False)
 
 

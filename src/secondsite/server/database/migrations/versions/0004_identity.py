@@ -98,6 +98,7 @@ def _gateways() -> None:
         sa.Column("protected", sa.Integer(), nullable=False),
         sa.Column("points", sa.BigInteger(), nullable=False),
         sa.Column("health", sa.Text(), nullable=False),
+        sa.Column("url", sa.Text(), nullable=True),
         sa.PrimaryKeyConstraint("gateway_id", name=op.f("pk_gateway_contacts")),
         sa.ForeignKeyConstraint(
             ["gateway_id"],

@@ -1,0 +1,1 @@
+"""What commands share: ways to gateways and servers, words that become values, tables and sentences."""

@@ -1,0 +1,1 @@
+"""Commands to one gateway, over its control socket. They work without any server."""

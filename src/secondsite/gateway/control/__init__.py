@@ -1,0 +1,1 @@
+"""The control API of one gateway: routes, their server and its typed client, metrics."""

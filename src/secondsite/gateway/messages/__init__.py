@@ -1,0 +1,1 @@
+"""What the control API says, errors among it; shared by its server, its client and the gateway's server."""

@@ -1,0 +1,1 @@
+"""Everything between a gateway and the server it belongs to. The gateway opens all of it."""

@@ -1,0 +1,1 @@
+"""Telling people what happened: channels, rules, and messages that are jobs."""

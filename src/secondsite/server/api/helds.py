@@ -1,0 +1,96 @@
+"""Routes of machines that are held at their sources since they run elsewhere: which, and what is decided."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from fastapi import APIRouter, Query
+from pydantic import Field
+from starlette.responses import Response
+
+from secondsite.model.items import ItemOperation
+from secondsite.server.api.access import TheActor, TheServices, requires
+from secondsite.server.api.itembodies import HeldView, held_view
+from secondsite.server.api.itemfailovers import ConfirmBody, FailsOver
+from secondsite.server.api.items import PATH_ITEMS, Place, ThePlace, checked, start_job
+from secondsite.server.api.jobs import ACCEPTED, JobView
+from secondsite.server.api.pages import Page
+from secondsite.server.api.schemas import VaultPath
+from secondsite.server.api.services import Services
+from secondsite.server.api.vaults import identity_of
+from secondsite.server.items.failovers import held_machines
+from secondsite.server.items.records import job_input
+from secondsite.server.operations.held import DISCARD, RELEASE, Decide, confirm_decision
+from secondsite.server.people.roles import Actor, Caller, Operation
+
+router = APIRouter(prefix="/api/v1", tags=["items"])
+
+Reader = Annotated[Caller, requires(Operation.ITEM_READ)]
+
+
+class DiscardBody(ConfirmBody):
+    """What is given up, and what goes with it."""
+
+    remove: Annotated[
+        Literal["nothing", "machine", "machine-and-disks"],
+        Field(description="Of the held machine, from its host."),
+    ] = "nothing"
+
+
+@router.get("/vaults/{vault}/heldMachines")
+def list_held_machines(
+    vault: VaultPath,
+    caller: Reader,  # noqa: ARG001 - the check is what it is for
+    services: TheServices,
+    everything: Annotated[bool, Query(description="Also those that were decided.")] = False,
+) -> Page[HeldView]:
+    """Machines that are isolated at their sources because they run elsewhere, by name."""
+    vault_id = identity_of(services).vaults.get(vault).id
+    with services.database.read() as connection:
+        found = held_machines(connection, vault_id, everything=everything)
+    return Page(value=[held_view(name, told) for name, told in found])
+
+
+@router.post(PATH_ITEMS + "/{item}/heldRelease", status_code=202, responses=ACCEPTED)
+def release_held_machine(  # noqa: PLR0917 - called by name, by the framework
+    caller: FailsOver,  # noqa: ARG001 - the check is what it is for
+    place: ThePlace,
+    body: ConfirmBody,
+    actor: TheActor,
+    services: TheServices,
+    response: Response,
+) -> JobView:
+    """Let a held machine run again at its source, although another site is its authority."""
+    given = _given(services, place, actor, body.confirm)
+    return _decide(services, actor, response, place, RELEASE, given)
+
+
+@router.post(PATH_ITEMS + "/{item}/heldDiscard", status_code=202, responses=ACCEPTED)
+def discard_held_machine(  # noqa: PLR0917 - called by name, by the framework
+    caller: FailsOver,  # noqa: ARG001 - the check is what it is for
+    place: ThePlace,
+    body: DiscardBody,
+    actor: TheActor,
+    services: TheServices,
+    response: Response,
+) -> JobView:
+    """Shut a held machine off for good: what it wrote after its last point is not needed."""
+    given = _given(services, place, actor, body.confirm, body.remove)
+    return _decide(services, actor, response, place, DISCARD, given)
+
+
+def _given(services: Services, place: Place, actor: Actor, confirm: str, remove: str = "nothing") -> Decide:
+    found = place.read(services)
+    epoch = found.held.epoch if found.held is not None else 0
+    return Decide(**job_input(found, actor.name), epoch=epoch, confirm=confirm, remove=remove)
+
+
+def _decide(  # noqa: PLR0917 - each from the route that calls it
+    services: Services, actor: Actor, response: Response, place: Place, kind: str, given: Decide
+) -> JobView:
+    asked = ItemOperation.HELD_RELEASE if kind == RELEASE else ItemOperation.HELD_DISCARD
+    held = place.read(services).held
+    if held is not None:
+        confirm_decision(given, held, kind)
+    check = checked(services, place, asked)
+    return start_job(services, actor, response, kind, given, Operation.ITEM_FAILOVER, check)

@@ -1,0 +1,1 @@
+"""Which cloud's machines go to which, and where their networks and disks go there."""

@@ -1,0 +1,1 @@
+"""The server outlives its machine: backups, restores, incarnations, rebuilding from the stores."""
