@@ -119,9 +119,7 @@ class Items:
 
     def page(self, search: Search, *, after: tuple[str, str] | None, limit: int) -> list[Item]:
         """By name and id. after: the last entry's (`name_key` of its name, id)."""
-        found = (
-            query().where(*first(search, after, limit)).order_by(ITEMS.c.name_key, ITEMS.c.id).limit(limit)
-        )
+        found = query().where(first(search, after, limit)).order_by(ITEMS.c.name_key, ITEMS.c.id).limit(limit)
         return [item_of(row) for row in self.database.rows(found)]
 
     def counts(self, vaults: Collection[str] | None) -> Counts:

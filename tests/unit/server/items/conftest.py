@@ -35,3 +35,10 @@ def each_place(database_url: str, tmp_path: Path) -> Iterator[ItemPlace]:
     """On each database: where the SQL is the question."""
     with _place(database_url, tmp_path) as made:
         yield made
+
+
+@pytest.fixture
+def postgresql_place(databases: Databases, tmp_path: Path) -> Iterator[ItemPlace]:
+    """On PostgreSQL alone: where its own ways are the question."""
+    with databases.ready("postgresql") as url, _place(url, tmp_path) as made:
+        yield made

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
 import sqlalchemy as sa
@@ -70,3 +71,35 @@ def test_pages_are_what_a_walk_over_all_finds(each_place: ItemPlace, seed: int) 
             found += page
             after = (name_key(page[-1].name), page[-1].id)
         assert [item.id for item in found] == expected, search
+
+
+@pytest.mark.parametrize("search", [Search(), Search(gateway="gateway-b")], ids=["all", "gateway"])
+def test_a_page_joins_nothing_to_items_that_are_not_on_it(
+    postgresql_place: ItemPlace, search: Search
+) -> None:
+    """Also while PostgreSQL counts none: the first minute after many items came."""
+    there = copies(postgresql_place, random.Random(1), 400)
+    given: list[tuple[str, Any]] = []
+    engine, limit = postgresql_place.database.engine, 5
+
+    @sa.event.listens_for(engine, "before_cursor_execute")
+    def _asked(_on: object, _cursor: object, asked: str, parameters: Any, *_others: object) -> None:
+        given.append((asked, parameters))
+
+    after = (name_key(there[100].name), there[100].id)
+    assert len(postgresql_place.parts.items.page(search, after=after, limit=limit)) == limit
+    sa.event.remove(engine, "before_cursor_execute", _asked)
+    [(asked, parameters)] = given
+    with postgresql_place.database.read() as connection:
+        explain = f"EXPLAIN (ANALYZE, FORMAT JSON) {asked}"
+        [(plans,)] = connection.exec_driver_sql(explain, parameters).all()
+    joins = [step for step in steps(plans[0]["Plan"]) if "Join Type" in step]
+    assert len(joins) >= 5
+    assert {step["Actual Rows"] * step["Actual Loops"] for step in joins} == {limit}
+
+
+def steps(plan: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """All of a plan of PostgreSQL's."""
+    yield plan
+    for part in plan.get("Plans", ()):
+        yield from steps(part)
