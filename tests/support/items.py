@@ -497,7 +497,7 @@ def item_place(database: Database, directory: Path) -> ItemPlace:
 
 def columns(item: Item) -> dict[str, object]:
     """An item's fields, for comparing two moments."""
-    return {name: getattr(item, name) for name in item.__dataclass_fields__}
+    return {name: getattr(item, name) for name in item.__struct_fields__}
 
 
 def output(job: records.Job) -> dict[str, Any]:

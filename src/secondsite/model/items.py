@@ -7,8 +7,9 @@ an event here (`reported`). How failovers at gateways become events is in `model
 from __future__ import annotations
 
 import enum
+import functools
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from secondsite.base.errors import Outcome, SecondsiteError
 from secondsite.model.failover import HeldState
@@ -386,6 +387,14 @@ RULES: Mapping[ItemOperation, _Rule] = {
 
 def allowed_operations(state: ProtectedState, facts: ItemFacts) -> tuple[ItemOperation, ...]:
     """What may be asked for now; nothing while a job has the machine."""
+    if facts.live_job:
+        return ()
+    # asked for every item on a page, and nearly all are alike but for the number of their points
+    return _allowed(state, replace(facts, points=1) if facts.points > 1 else facts)
+
+
+@functools.lru_cache(maxsize=4096)  # the words of a gateway are among the facts: it may say any
+def _allowed(state: ProtectedState, facts: ItemFacts) -> tuple[ItemOperation, ...]:
     return tuple(operation for operation in RULES if not _obstacle(state, facts, operation))
 
 

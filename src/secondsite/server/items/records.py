@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Sequence
-from dataclasses import dataclass
 from datetime import datetime
 from functools import cached_property
 from typing import Any
@@ -30,8 +29,7 @@ def lock_key(machine: str) -> str:
     return LOCK_PREFIX + machine
 
 
-@dataclass(frozen=True)
-class Reported:
+class Reported(msgspec.Struct, frozen=True):
     """What the source gateway last measured. last_point_here: by the server's clock."""
 
     word: str
@@ -49,8 +47,7 @@ class Reported:
     total_sent_bytes: int
 
 
-@dataclass(frozen=True)
-class Replica:
+class Replica(msgspec.Struct, frozen=True):
     """What the target gateway last said."""
 
     points: int
@@ -65,9 +62,12 @@ class Replica:
     note: str
 
 
-@dataclass(frozen=True)
-class Item:
-    """One protected item."""
+class Item(msgspec.Struct, frozen=True, dict=True):
+    """One protected item.
+
+    No dataclass: one of fifty frozen fields takes longer to make than its row takes to read. Its fields are
+    the columns of `query()`, in their order; those from `reported` on are made of other tables'.
+    """
 
     id: str
     vault_id: str
@@ -109,14 +109,14 @@ class Item:
     changed_at: datetime
     changed_by: str
     before_change: str
-    reported: Reported | None
-    replica: Replica | None
-    live_job: str
     home: str  # how it was protected from its first site, while its machine is away from there (JSON)
     failover_id: str  # of the failover that its state follows, or followed last
+    reported: Reported | None
+    replica: Replica | None
     failover_told: str | None
     held_told: str | None
     replica_epoch: int  # the highest the target told of
+    live_job: str
 
     @cached_property
     def failover(self) -> FailoverReport | None:
@@ -183,31 +183,56 @@ def _policy(text: str) -> ReplicationPolicy:
 
 
 _R, _P, _F, _H = REPORTS.c, REPLICAS.c, FAILOVERS.c, HELD.c
-_REPORTED = [_R[name].label(f"r_{name}") for name in Reported.__dataclass_fields__]
-_REPLICA = [_P[name].label(f"p_{name}") for name in Replica.__dataclass_fields__]
+_REPORTED = [_R[name].label(f"r_{name}") for name in Reported.__struct_fields__]
+_REPLICA = [_P[name].label(f"p_{name}") for name in Replica.__struct_fields__]
+_TEXTS = {"policy_text": "policy", "mapping_text": "mapping"}
+_FIELDS = Item.__struct_fields__[: Item.__struct_fields__.index("reported")]
+_COLUMNS = [_TEXTS.get(name, name) for name in _FIELDS]
 
 
 @functools.cache  # seventy columns: building it costs more than a row of it
 def query() -> sa.Select[Any]:
     """Rows that `item_of` reads, with reports, replica and live job."""
+    return _joined(ITEMS)
+
+
+def query_page(which: sa.Select[Any]) -> sa.Select[Any]:
+    """The same of the first items by name and id, which a select of theirs finds and limits.
+
+    They are found before anything is joined to them: PostgreSQL, whose statistics are old where many items
+    are new, else joins all there are with everything else and then sorts.
+    """
+    items = which.subquery("listed")
+    return _joined(items).order_by(items.c.name_key, items.c.id)
+
+
+def _joined(items: sa.FromClause) -> sa.Select[Any]:
+    machine, source, target = items.c.machine, items.c.source_id, items.c.target_id
     joined = (
-        ITEMS.outerjoin(REPORTS, _R.item == ITEMS.c.id)
-        .outerjoin(REPLICAS, sa.and_(_P.gateway == ITEMS.c.target_id, _P.machine == ITEMS.c.machine))
-        .outerjoin(FAILOVERS, sa.and_(_F.gateway == ITEMS.c.target_id, _F.machine == ITEMS.c.machine))
-        .outerjoin(HELD, sa.and_(_H.gateway == ITEMS.c.source_id, _H.machine == ITEMS.c.machine))
-        .outerjoin(job_locks, job_locks.c.key == LOCK_PREFIX + ITEMS.c.machine)
+        items.outerjoin(REPORTS, _R.item == items.c.id)
+        .outerjoin(REPLICAS, sa.and_(_P.gateway == target, _P.machine == machine))
+        .outerjoin(FAILOVERS, sa.and_(_F.gateway == target, _F.machine == machine))
+        .outerjoin(HELD, sa.and_(_H.gateway == source, _H.machine == machine))
+        .outerjoin(job_locks, job_locks.c.key == LOCK_PREFIX + machine)
     )
     others = (_F.told.label("f_told"), _H.told.label("h_told"), _P.epoch.label("p_epoch"))
-    columns = (*ITEMS.c, *_REPORTED, *_REPLICA, *others, job_locks.c.job.label("live_job"))
-    return sa.select(*columns).select_from(joined)
+    columns = [items.c[name] for name in _COLUMNS]
+    live = job_locks.c.job.label("live_job")
+    return sa.select(*columns, *_REPORTED, *_REPLICA, *others, live).select_from(joined)
 
 
-_FLAGS = ("managed", "own_mapping", "paused", "enabled", "delete_replica", "source_done", "target_done")
-_MOMENTS = ("state_since", "created_at", "changed_at", "finalized_at", "first_protected_at")
-_RENAMED = {"policy": "policy_text", "mapping": "mapping_text"}
-_NAMES = tuple(_RENAMED.get(column.name, column.name) for column in ITEMS.c)
-# where the parts of a row begin; by place: by name, a page of a hundred took twice as long
-_AT_REPORTED = len(_NAMES)
+def _places(*names: str) -> tuple[int, ...]:
+    return tuple(_FIELDS.index(name) for name in names)
+
+
+# by place: by name, a page of a hundred took twice as long
+_FLAGS = _places(
+    "managed", "own_mapping", "paused", "enabled", "delete_replica", "source_done", "target_done"
+)
+_MOMENTS = _places("state_since", "created_at", "changed_at", "finalized_at", "first_protected_at")
+_DISKS, _LEFT_OUT, _STATE = _places("disks", "left_out", "state")
+# where the parts of a row begin
+_AT_REPORTED = len(_FIELDS)
 _AT_REPLICA = _AT_REPORTED + len(_REPORTED)
 _AT_OTHERS = _AT_REPLICA + len(_REPLICA)
 
@@ -215,30 +240,24 @@ _AT_OTHERS = _AT_REPLICA + len(_REPLICA)
 def item_of(row: Row[Any]) -> Item:
     """An item from a row of `query()`."""
     cells = tuple(row)
-    values: dict[str, Any] = dict(zip(_NAMES, cells, strict=False))
-    del values["name_key"]
-    for name in _FLAGS:
-        values[name] = bool(values[name])
-    for name in _MOMENTS:
-        values[name] = values[name] and from_moment(values[name])
-    disks = values["disks"]
-    values["disks"] = None if disks is None else tuple(msgspec.json.decode(disks, type=list[str]))
-    values["left_out"] = tuple(msgspec.json.decode(values["left_out"], type=list[str]))
-    values["state"] = ProtectedState(values["state"])
+    values = list(cells[:_AT_REPORTED])
+    for place in _FLAGS:
+        values[place] = bool(values[place])
+    for place in _MOMENTS:
+        values[place] = values[place] and from_moment(values[place])
+    disks = values[_DISKS]
+    values[_DISKS] = None if disks is None else tuple(msgspec.json.decode(disks, type=list[str]))
+    values[_LEFT_OUT] = tuple(msgspec.json.decode(values[_LEFT_OUT], type=list[str]))
+    values[_STATE] = ProtectedState(values[_STATE])
+    reported = _reported(cells[_AT_REPORTED:_AT_REPLICA])
+    replica = None if cells[_AT_REPLICA] is None else Replica(*cells[_AT_REPLICA:_AT_OTHERS])
     failover, held, epoch, live_job = cells[_AT_OTHERS:]
-    return Item(
-        **values,
-        reported=_reported(cells[_AT_REPORTED:_AT_REPLICA]),
-        replica=None if cells[_AT_REPLICA] is None else Replica(*cells[_AT_REPLICA:_AT_OTHERS]),
-        failover_told=failover,
-        held_told=held,
-        replica_epoch=epoch or 0,
-        live_job=live_job or "",
-    )
+    values += [reported, replica, failover, held, epoch or 0, live_job or ""]
+    return Item(*values)
 
 
 def _reported(cells: Sequence[Any]) -> Reported | None:
-    values = dict(zip(Reported.__dataclass_fields__, cells, strict=True))
+    values = dict(zip(Reported.__struct_fields__, cells, strict=True))
     if values["word"] is None:
         return None
     values["bitmap_mode"] = bool(values["bitmap_mode"])

@@ -1,4 +1,4 @@
-"""What a listing of items is limited to, as conditions that an index answers."""
+"""What a listing of items is limited to, as a query that an index answers."""
 
 from __future__ import annotations
 
@@ -29,20 +29,15 @@ def name_key(name: str) -> str:
     return name.casefold()
 
 
-def first(search: Search, after: tuple[str, str] | None, limit: int) -> sa.ColumnElement[bool]:
-    """What the first items, by name and id, have. after: as `Items.page` takes it.
-
-    Which they are is found before anything is joined to them: PostgreSQL, whose statistics are old where many
-    items are new, would join all of them with everything else and then sort.
-    """
+def first(search: Search, after: tuple[str, str] | None, limit: int) -> sa.Select[Any]:
+    """The rows of the first items by name and id. after: as `Items.page` takes it."""
     where = _conditions(search)
     if after is not None:
         place = sa.tuple_(*(sa.literal(part) for part in after))
         where.append(sa.tuple_(ITEMS.c.name_key, ITEMS.c.id) > place)
     if search.gateway is not None:
-        return ITEMS.c.id.in_(_at_gateway(search.gateway, where, limit))
-    some = sa.select(ITEMS.c.id).where(*where).order_by(ITEMS.c.name_key, ITEMS.c.id).limit(limit)
-    return ITEMS.c.id.in_(some.correlate(None))
+        where = [ITEMS.c.id.in_(_at_gateway(search.gateway, where, limit))]
+    return sa.select(ITEMS).where(*where).order_by(ITEMS.c.name_key, ITEMS.c.id).limit(limit)
 
 
 def _conditions(search: Search) -> list[sa.ColumnElement[bool]]:

@@ -7,10 +7,11 @@ transaction; the gateways fetch it by themselves (`wanted`), and say in their re
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import datetime
 
 import sqlalchemy as sa
+from msgspec.structs import replace
 from sqlalchemy.engine import Connection
 
 from secondsite.base.clock import Clock
@@ -31,7 +32,7 @@ from secondsite.server.items.errors import (
     StillEnding,
 )
 from secondsite.server.items.generations import raise_generations
-from secondsite.server.items.records import Item, item_of, query
+from secondsite.server.items.records import Item, item_of, query, query_page
 from secondsite.server.items.seams import Seams
 from secondsite.server.items.search import Search, first, name_key
 from secondsite.transfer.desired import ITEMS_MAX, WantedMapping
@@ -119,8 +120,7 @@ class Items:
 
     def page(self, search: Search, *, after: tuple[str, str] | None, limit: int) -> list[Item]:
         """By name and id. after: the last entry's (`name_key` of its name, id)."""
-        found = query().where(first(search, after, limit)).order_by(ITEMS.c.name_key, ITEMS.c.id).limit(limit)
-        return [item_of(row) for row in self.database.rows(found)]
+        return [item_of(row) for row in self.database.rows(query_page(first(search, after, limit)))]
 
     def counts(self, vaults: Collection[str] | None) -> Counts:
         """How many there are, by state and health; None: of all vaults."""

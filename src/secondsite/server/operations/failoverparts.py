@@ -6,11 +6,11 @@ answer, or by the worker that took the job over, the gateway says how far that s
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 from urllib.parse import quote
 
 import msgspec
+from msgspec.structs import replace
 from sqlalchemy.engine import Connection
 
 from secondsite.base.errors import RemoteError

@@ -258,7 +258,7 @@ def _opening_proxy(ca: trustme.CA, opened: Opened) -> Iterator[int]:
                 request = client.recv(65536)
                 opened.lines.append(request.split(b"\r\n")[0])
                 server.sendall(request)
-                server.settimeout(1.0)
+                server.settimeout(30.0)  # a busy machine answers late
                 while data := server.recv(65536):
                     client.sendall(data)
 
