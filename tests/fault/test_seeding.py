@@ -13,6 +13,7 @@ import tempfile
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -35,6 +36,7 @@ from secondsite.gateway.messages.seeding import (
 )
 from secondsite.gateway.source import seedexport
 from secondsite.gateway.source.firstcopying import Seed
+from secondsite.gateway.target.seedimport import SeedImports
 from secondsite.journal.chain import Journal
 from secondsite.journal.keys import KeyRing, VaultKey
 from secondsite.journal.store_local import LocalStore
@@ -220,6 +222,30 @@ def test_a_manifest_that_was_changed_or_is_of_another_vault_is_refused(sites: Si
         assert sites.import_().state is SeedImportState.FAILED
     manifest.write_bytes(good)
     assert sites.import_().state is SeedImportState.IMPORTED
+
+
+def test_who_is_shown_that_an_import_failed_may_ask_again_at_once(
+    sites: Sites, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its thread has still to end: nobody can see when it has."""
+    sites.protect()
+    sites.export()
+    [seed] = seeds_in(sites.media)
+    good, ended = (seed / MANIFEST).read_bytes(), threading.Event()
+    root = SeedImports._root
+
+    def lasting(imports: SeedImports, *given: Any) -> None:
+        root(imports, *given)
+        assert ended.wait(60)
+
+    monkeypatch.setattr(SeedImports, "_root", lasting)
+    try:
+        (seed / MANIFEST).write_bytes(b"junk")
+        assert sites.import_().state is SeedImportState.FAILED
+        (seed / MANIFEST).write_bytes(good)
+        assert sites.import_().state is SeedImportState.IMPORTED
+    finally:
+        ended.set()
 
 
 def test_a_seed_that_came_too_late_is_refused(sites: Sites) -> None:

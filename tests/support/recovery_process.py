@@ -13,6 +13,7 @@ from pathlib import Path
 import msgspec
 
 from secondsite.base.clock import SystemClock
+from secondsite.base.parse import prepare_structs
 from secondsite.gateway.messages.testfailover import CleanUp, StartTestFailover, TestFailoverState
 from secondsite.gateway.recovery.exportdir import SocketAccess
 from secondsite.gateway.recovery.exports import Exports
@@ -59,6 +60,7 @@ def recovery(root: Path) -> tuple[Recovery, FileFabric]:
 
 
 def main(root: Path, action: str) -> None:
+    prepare_structs()  # as a gateway does: a test's thread and this one decode the first record at once
     role, _ = recovery(root)
     role.resume()
     if action == "start":

@@ -10,6 +10,7 @@ import threading
 from pathlib import Path
 
 from secondsite.base.clock import SystemClock
+from secondsite.base.parse import prepare_structs
 from secondsite.gateway.messages.verdicts import VerificationState, VerificationStatus, VerifyRequest
 from secondsite.gateway.target.repair import Repairs
 from secondsite.gateway.target.scrub import Scrubs
@@ -53,6 +54,7 @@ class Target:
 
 
 if __name__ == "__main__":
+    prepare_structs()  # as a gateway does, before it has threads
     target = Target(Path(sys.argv[1]))
     if sys.argv[2] == "verify":
         target.verify()

@@ -44,6 +44,7 @@ BEFORE_COMMIT = mark("seed-import.before-commit")
 AFTER_COMMIT = mark("seed-import.after-commit")
 
 NAMES_MAX = 20
+_RUNNING = (SeedImportState.CHECKING, SeedImportState.IMPORTING)
 
 
 class ImportRunning(SecondsiteError):
@@ -93,8 +94,8 @@ class SeedImports:
         if not seeds:
             raise SeedNotFound(path=directory, why="no manifest is there")
         with self._lock:
-            if self._thread is not None and self._thread.is_alive():
-                assert self._run is not None
+            # by what is shown of it, not by its thread: who is shown that it failed may ask at once
+            if self._run is not None and self._run.state in _RUNNING:
                 raise ImportRunning(path=self._run.directory)
             run = self._run = _Run(directory, started=self._clock.monotonic())
             self._thread = threading.Thread(
@@ -135,14 +136,14 @@ class SeedImports:
             self._import(run, seeds)
             run.state = SeedImportState.IMPORTED
         except SecondsiteError as error:
-            run.error, run.state = error, SeedImportState.FAILED
             self._events.emit("seed.import-failed", Severity.WARNING, f"{run.directory}: {error}")
+            run.error, run.state = error, SeedImportState.FAILED
         except Exception as error:  # the thread's root: told, and it may be asked for again
             log.exception("importing %s failed", run.directory)
             why = f"{type(error).__name__}: {error}"
+            self._events.emit("seed.import-failed", Severity.CRITICAL, f"{run.directory}: {why}")
             run.error = SeedRefused(machine=run.machine or "?", why=why)
             run.state = SeedImportState.FAILED
-            self._events.emit("seed.import-failed", Severity.CRITICAL, f"{run.directory}: {why}")
 
     def _import(self, run: _Run, seeds: list[Path]) -> None:
         found = [(seed, self._checked(seed)) for seed in seeds]

@@ -82,8 +82,9 @@ class HandOver:
     def close(self) -> None:
         """Wait for the thread."""
         self._stop.set()
-        if self._thread is not None:
-            self._thread.join()
+        thread = self._thread
+        if thread is not None:
+            thread.join()
 
     def begin(self, note: Note) -> HandOverStatus:
         """Hand over; again is fine. note: writes the audit log. Raises ServerSuperseded."""
@@ -145,8 +146,10 @@ class HandOver:
 
     def _root(self) -> None:
         pause = 0.0
-        while not self._clock.wait(self._stop, pause) and self._goes_on():
+        while not self._clock.wait(self._stop, pause):
             try:
+                if self._is_over():
+                    return
                 pause = self._step()
                 self._problem = ""
             except SecondsiteError as error:
@@ -155,6 +158,14 @@ class HandOver:
             except Exception as error:  # a thread's root: told, and tried again
                 self._problem, pause = f"{type(error).__name__}: {error}", RETRY_SECONDS
                 log.exception("handing over failed")
+
+    def _is_over(self) -> bool:
+        """Also where it was taken back: whoever begins again from now on starts another thread."""
+        with self._change:
+            if self._goes_on():
+                return False
+            self._thread = None
+            return True
 
     def _goes_on(self) -> bool:
         return self._life.handed_over and self.status().state is not HandOverState.HANDED_OVER
