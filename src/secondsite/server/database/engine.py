@@ -11,7 +11,7 @@ from __future__ import annotations
 import contextlib
 import sqlite3
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
 import sqlalchemy as sa
@@ -56,14 +56,16 @@ class Database:
         with self._transaction("read") as connection:
             yield connection
 
-    def rows(self, query: sa.Select[Any]) -> Sequence[sa.Row[Any]]:
+    def rows(
+        self, query: sa.Select[Any], values: Mapping[str, object] | None = None
+    ) -> Sequence[sa.Row[Any]]:
         """All that one query finds, without a transaction around it: one statement sees one picture anyway.
 
         On PostgreSQL it goes there and back once, where `read` does three times: with other threads at work
         each way back waits for Python's lock. Raises what `read` does.
         """
         with self._transaction("alone") as connection:
-            return connection.execute(query).all()
+            return connection.execute(query, values).all()
 
     @contextlib.contextmanager
     def write(self, *, alone: bool = True) -> Iterator[Connection]:

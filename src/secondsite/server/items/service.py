@@ -32,9 +32,9 @@ from secondsite.server.items.errors import (
     StillEnding,
 )
 from secondsite.server.items.generations import raise_generations
-from secondsite.server.items.records import Item, item_of, query, query_page
+from secondsite.server.items.records import Item, item_of, query
 from secondsite.server.items.seams import Seams
-from secondsite.server.items.search import Search, first, name_key
+from secondsite.server.items.search import Search, name_key, page_of
 from secondsite.transfer.desired import ITEMS_MAX, WantedMapping
 
 # SQLite takes 32766 values in one statement.
@@ -120,7 +120,8 @@ class Items:
 
     def page(self, search: Search, *, after: tuple[str, str] | None, limit: int) -> list[Item]:
         """By name and id. after: the last entry's (`name_key` of its name, id)."""
-        return [item_of(row) for row in self.database.rows(query_page(first(search, after, limit)))]
+        found, values = page_of(search, after, limit)
+        return [item_of(row) for row in self.database.rows(found, values)]
 
     def counts(self, vaults: Collection[str] | None) -> Counts:
         """How many there are, by state and health; None: of all vaults."""

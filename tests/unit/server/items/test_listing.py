@@ -15,7 +15,7 @@ from secondsite.server.items.records import Item
 from secondsite.server.items.search import Search, name_key
 from support.items import ItemPlace, a_machine
 
-NAMES = ("shop", "Shop", "Éclair", "zoo", "desk 7", "東京")
+NAMES = ("shop", "Shop", "Éclair", "zoo", "desk 7", "東京", "50 %", "a_b/c")
 STATES = (ProtectedState.PROTECTED, ProtectedState.PAUSED, ProtectedState.UNPROTECTED)
 
 
@@ -58,6 +58,9 @@ def test_pages_are_what_a_walk_over_all_finds(each_place: ItemPlace, seed: int) 
                 and "o" in name_key(item.name)
             ),
         ),
+        (Search(name_contains="%"), lambda item: "%" in item.name),
+        (Search(name_contains="_b/"), lambda item: "_b/" in item.name),
+        (Search(vaults=set()), lambda _item: False),
         (Search(gateway="gateway-e"), lambda _item: False),
         (Search(vaults={"another"}, gateway="gateway-b"), lambda _item: False),
     ]
