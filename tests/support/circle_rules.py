@@ -12,6 +12,7 @@ from secondsite.model.failover import (
     MOVED,
     NOBODY,
     REVERSE,
+    ROLL_BACK,
     FailoverState,
     HeldState,
 )
@@ -34,7 +35,19 @@ def check(twin: CircleTwin) -> None:
     for site in twin.sites.values():
         _runs_by_right(twin, site, heads)
         _as_recorded(twin, site, heads[site.name])
+        _held_by_right(twin, site, heads[site.name])
     _something_is_left(twin)
+
+
+def _held_by_right(twin: CircleTwin, site: Site, own: Claim | None) -> None:
+    """Nobody is isolated who took the machine over last: what was claimed for others since knows of less."""
+    if not site.up or own is None or own.reason not in MOVED or own.claimant != site.name:
+        return
+    moved = (claim for claim in twin.claims.values() if claim.reason in {*MOVED, ROLL_BACK})
+    if any(claim.epoch >= own.epoch and claim != own for claim in moved):
+        return  # somebody else did, and may have given it back
+    for held in site.fencing.all():
+        assert held.state is not HeldState.HELD or held.epoch < own.epoch, f"{own} is in force, and {held}"
 
 
 def _epochs(twin: CircleTwin, site: Site, claim: Claim) -> None:
@@ -61,20 +74,23 @@ def _runs_by_right(twin: CircleTwin, site: Site, heads: Mapping[str, Claim | Non
         older = own is None or own.epoch < theirs.epoch or own.reason not in MOVED
         told = theirs.epoch in site.learnt and theirs.epoch > max(site.released, default=0)
         assert not (older and told), f"{site.name} runs, and its gateway knows of {theirs}"
-    _moved_with_nothing_lost(twin, site, own)
+    _moved_with_nothing_lost(twin, site, heads)
     for recovered in site.fabric.recovered():
         assert own is not None
         assert (own.claimant, own.reason) == (site.name, "failover"), f"{recovered.name} runs beneath {own}"
 
 
-def _moved_with_nothing_lost(twin: CircleTwin, site: Site, own: Claim | None) -> None:
+def _moved_with_nothing_lost(twin: CircleTwin, site: Site, heads: Mapping[str, Claim | None]) -> None:
     """Told or not, the source does not run beneath a claim that is said to have lost nothing."""
-    status = site.status()
+    own, status = heads[site.name], site.status()
     if own is None or status is None or status.id != own.nonce or status.stop is None:
         return
-    assert status.loss_seconds == 0
+    assert status.loss_seconds == 0 or status.points_tried, "nothing was, and nobody turned to another point"
     source = twin.sites[status.writer]
-    again = own.epoch in source.released or source is site
+    back = heads[source.name]  # it may have taken the machine over again, with the other site still up
+    taken = back is not None and back.reason in MOVED and back.claimant == source.name
+    later = taken and back is not None and back.epoch > own.epoch
+    again = own.epoch in source.released or source is site or later
     assert again or not source.fabric.runs(twin.machine), f"{source.name} runs, and {own} lost nothing"
 
 

@@ -166,6 +166,7 @@ class Journal:
         expected: Head,
         nonce: str | None = None,
         above: int = 0,
+        known: int | None = None,
     ) -> Claim:
         """Raise the epoch: from now on only points of the returned claim's epoch are committed.
 
@@ -173,6 +174,7 @@ class Journal:
         expected: the head the decision was made on; another writer's record since then refuses the claim.
         nonce: 32 hexadecimal digits; a claim repeated with its nonce returns the first one.
         above: the machine's highest epoch in any other store.
+        known: see `Claim`.
 
         Raises:
             HeadMoved: the journal is not at `expected` any more.
@@ -201,6 +203,7 @@ class Journal:
                 nonce=nonce,
                 claimed_at=_now(clock),
                 former=head.epoch if above > head.epoch else msgspec.UNSET,
+                known=msgspec.UNSET if known is None else known,
             )
             if not self._append(claim):
                 raise HeadMoved(machine=self._machine, expected=head.number, number=self.head().number)

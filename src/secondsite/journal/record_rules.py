@@ -41,6 +41,8 @@ def _common_wrong(record: Record) -> str | None:
         return "its nonce does not parse"
     if isinstance(record, Claim) and isinstance(record.former, int) and not 0 <= record.former < record.epoch:
         return f"it follows epoch {record.former}"
+    if isinstance(record, Claim) and isinstance(record.known, int) and not 0 <= record.known < record.epoch:
+        return f"it knows of epoch {record.known}"
     names = [record.machine_name]
     names += [record.claimant, record.reason] if isinstance(record, Claim) else [record.checkpoint]
     if any(len(name) > NAME_CHARACTERS_MAX for name in names):

@@ -6,6 +6,7 @@ import enum
 
 import msgspec
 
+from secondsite.model.failover import REVERSE
 from secondsite.model.ids import DiskId, KeyId, MachineId, SegmentId
 from secondsite.model.signals import Signals
 
@@ -106,6 +107,20 @@ class Claim(msgspec.Struct, frozen=True, kw_only=True):
     claimed_at: str
     # the epoch in force before, where epochs between the two were another store's; left out: one less
     former: int | msgspec.UnsetType = msgspec.UNSET
+    # of a reversal, and of one taken back: the highest epoch then known in which somebody had the machine, of
+    # which those of reversals taken back are none; left out: `known_epoch` tells it
+    known: int | msgspec.UnsetType = msgspec.UNSET
+
+
+def known_epoch(claim: Claim) -> int:
+    """Up to which epoch a claim knows whose the machine is: who took it over in a later one came later.
+
+    Its own epoch, for who claims for itself. A reversal is made for another, above all that was known, and
+    again and again where it is taken back: its epoch grows though nobody took the machine over meanwhile.
+    """
+    if not isinstance(claim.known, msgspec.UnsetType):
+        return claim.known
+    return claim.epoch - (claim.reason == REVERSE)
 
 
 class Span(msgspec.Struct, frozen=True, kw_only=True):

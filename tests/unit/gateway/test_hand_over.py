@@ -14,7 +14,7 @@ from secondsite.journal.keys import VaultKey
 from secondsite.journal.store_memory import MemoryStore
 from secondsite.model.failover import DELETED, FAILOVER, NOBODY, REVERSE, HeldState
 from secondsite.model.ids import machine_id
-from secondsite.model.points import Claim
+from secondsite.model.points import Claim, known_epoch
 
 B, C = "gateway-b", "gateway-c"
 MACHINE = machine_id("8f1c2f0e-6f0a-4f3e-9f61-0d7b8a3c5e11")
@@ -81,6 +81,19 @@ def test_what_is_newer_or_of_others_stays(claimant: str, reason: str, above: int
     assert hand_over(journal, held(4), us=B, clock=CLOCK) is None
     assert in_force(journal) == before
     assert hand_over(Journal(MemoryStore(), MACHINE, VaultKey.create()), held(4), us=B, clock=CLOCK) is None
+
+
+@pytest.mark.parametrize(("known", "given"), [(3, True), (4, False)])
+def test_reversals_taken_back_keep_no_store_from_who_took_over_later(known: int, *, given: bool) -> None:
+    """They raised its epoch above the failover's; what they knew is of before, or as far as that."""
+    journal = Journal(MemoryStore(), MACHINE, VaultKey.create())
+    claim = {"name": "shop", "claimant": "gateway-a", "reason": REVERSE, "above": 8, "known": known}
+    journal.claim(**claim, clock=CLOCK, expected=journal.head())  # type: ignore[arg-type]
+    made = hand_over(journal, held(4), us=B, clock=CLOCK)
+    assert (made is not None, in_force(journal)) == (
+        (True, (10, C, REVERSE)) if given else (False, (9, "gateway-a", REVERSE))
+    )
+    assert made is None or known_epoch(made) == 4
 
 
 def test_a_store_that_served_who_had_the_machine_before_is_handed_over_as_well() -> None:

@@ -8,6 +8,7 @@ from secondsite.gateway.messages.failover import Decide, PlannedStop
 from secondsite.gateway.messages.failovererrors import AlreadyTakenOver
 from secondsite.model.confirmations import released
 from secondsite.model.failover import REVERSE, HeldState
+from secondsite.model.points import known_epoch
 from support.circle_site import A, B, C, Site
 from support.circle_twin import CircleTwin, circle_twin
 
@@ -18,7 +19,7 @@ def over(twin: CircleTwin, source: Site, target: Site) -> None:
     twin._protect_to(source, target)
     for _ in range(3):
         twin.cycle(source)
-    twin.fail_over(target, None)
+    twin.fail_over(target, "remove" if target.fencing.get(twin.machine) else None)
     status = target.status()
     assert status is not None
     twin.commit(target, status)
@@ -81,6 +82,41 @@ def test_what_is_held_makes_no_points_at_another_place_either() -> None:
         twin.ask(a, lambda: a.fencing.release(twin.machine, said))
         twin.cycle(a)
         assert c.seen.head().epoch == 3, "a person wants it to be a machine again: above what took it over"
+
+
+@pytest.mark.parametrize("times", [1, 2, 3])
+def test_reversals_taken_back_hold_nobody_who_took_the_machine_over_later(times: int) -> None:
+    """Each raises the epoch of its store, and none says more about who has the machine than the first."""
+    with circle_twin() as twin:
+        a = twin.sites[A]
+        b = a.target
+        assert b is not None, "it is protected from the beginning"
+        [c] = [other for other in twin.others(a) if other is not b]
+        over(twin, a, b)
+        for source, target in ((a, b), (b, a)):  # home, and away once more
+            twin.reverse(source)
+            over(twin, target, source)
+        for _ in range(times):
+            twin.reverse(a)
+            twin.take_back(a)
+        claim = a.seen.head().claim
+        assert claim is not None
+        assert (claim.claimant, claim.reason, claim.epoch) == (b.name, REVERSE, 6 + 2 * times)
+        assert known_epoch(claim) == 6, "b took it over in that epoch, and nobody did since"
+        over(twin, b, c)
+        taken = c.seen.head().epoch
+        assert taken == 8
+        c.protects = None
+        twin._protect_to(c, a)
+        twin.cycle(c)
+        c.keep()
+        assert c.fabric.runs(twin.machine), f"{c.name} took it over in epoch {taken}, after {claim}"
+        assert c.fencing.all() == []
+        twin.check()
+        c.fencing.taken_here = lambda _: 6  # before b did, or in the same epoch elsewhere: nobody knows
+        twin.cycle(c)
+        assert [(held.epoch, held.known_epoch) for held in c.fencing.all()] == [(claim.epoch, 6)]
+        assert not c.fabric.runs(twin.machine)
 
 
 def test_a_reversal_that_is_taken_back_lets_no_source_of_before_be_the_machine_again() -> None:

@@ -11,11 +11,11 @@ from secondsite.base.clock import SystemClock
 from secondsite.journal.chain import LEAP_MAX, Journal
 from secondsite.journal.chain_errors import EpochSuperseded, ProposalInvalid
 from secondsite.journal.drop import delete_dropped, drop_points
-from secondsite.journal.errors import FormatUnknown
+from secondsite.journal.errors import FormatUnknown, ObjectDamaged
 from secondsite.journal.format import RECORD_CLAIM, RECORD_FLAG_LEAP, RECORD_HEADER
 from secondsite.journal.manifest import RECORD_BYTES_MAX, decode_record, encode_record
 from secondsite.journal.names import log_name
-from secondsite.model.points import Claim
+from secondsite.model.points import Claim, known_epoch
 from support.journal_model import MACHINE, Replica
 
 
@@ -95,6 +95,29 @@ def test_a_leap_counts_only_from_where_it_was_made() -> None:
     )
     made.store.put(log_name(MACHINE, wrong.number), encode_record(wrong, made.vault.log_key(MACHINE)))
     assert Journal(made.store, MACHINE, made.vault).head().epoch == 1
+
+
+@pytest.mark.parametrize(
+    ("known", "wrong"), [(1, ""), (9, "it knows of epoch 9"), (-1, "it knows of epoch -1")]
+)
+def test_a_claim_knows_of_no_later_epoch_than_its_own(known: int, wrong: str) -> None:
+    made = Replica(seed=6)
+    key, head = made.vault.log_key(MACHINE), made.journal.head()
+    claim = made.journal.claim(
+        name="shop", claimant="gateway-b", reason="reverse", clock=SystemClock(), expected=head, above=8
+    )
+    assert "known" not in bytes(made.store.get(log_name(MACHINE, 1), size_bytes_max=RECORD_BYTES_MAX)).decode(
+        "latin1"
+    ), "as records of before"
+    assert known_epoch(claim) == 8
+    data = encode_record(msgspec.structs.replace(claim, known=known), key)
+    if not wrong:
+        read = decode_record(data, key)
+        assert isinstance(read, Claim)
+        assert known_epoch(read) == 1
+        return
+    with pytest.raises(ObjectDamaged, match=wrong):
+        decode_record(data, key)
 
 
 def test_who_does_not_know_leaps_refuses_them_and_one_claim_does_not_use_all_epochs_up() -> None:

@@ -31,7 +31,7 @@ from secondsite.model.failover import (
     hand_over_nonce,
     roll_back_nonce,
 )
-from secondsite.model.points import Claim
+from secondsite.model.points import Claim, known_epoch
 from secondsite.transfer.protocols import TargetHead
 
 BEFORE_CLAIM = mark("failover.before-claim")
@@ -148,12 +148,13 @@ def hand_over(journal: Journal, held: HeldMachine, *, us: str, clock: Clock) -> 
     if claim is not None and claim.nonce == nonce:
         keep_writer(journal, claim)  # a kill may have come in between
         return None
-    if claim is None or claim.epoch > held.epoch:
+    if claim is None:
         return None
     ours = claim.reason in MOVED and claim.claimant == us
     # a reversal for who had the machine before, which was taken back
     former = claim.reason == REVERSE and claim.claimant != held.claimant
-    if not ours and not former:
+    # its epoch does not say it: reversals that are taken back raise that
+    if known_epoch(claim) + former > held.known() or not (ours or former):
         return None
     made = journal.claim(
         name=held.name,
@@ -163,6 +164,7 @@ def hand_over(journal: Journal, held: HeldMachine, *, us: str, clock: Clock) -> 
         expected=head,
         nonce=nonce,
         above=held.epoch,
+        known=held.known(),
     )
     crash_point(HANDED_OVER)
     keep_writer(journal, made)

@@ -41,13 +41,12 @@ from secondsite.model.failover import (
     HELD_TABLE,
     MIGRATED,
     MOVED,
-    REVERSE,
     ROLL_BACK,
     HeldEvent,
     HeldState,
 )
 from secondsite.model.ids import MachineId
-from secondsite.model.points import Claim
+from secondsite.model.points import Claim, known_epoch
 from secondsite.transfer.protocols import Link, TargetHead
 
 log = logging.getLogger(__name__)
@@ -165,13 +164,13 @@ class Fencing:
         if held is not None and claim.epoch <= held.epoch:
             return  # known; what a person decided about it stands
         if claim.reason in AUTHORITY and claim.claimant != self._us:
-            # a reversal's epoch is above that of its writer's failover: of two alike ours came later
-            if claim.epoch - (claim.reason == REVERSE) < self.taken_here(machine):
+            # not by its epoch, which reversals that are taken back raise
+            if known_epoch(claim) < self.taken_here(machine):
                 return  # of an earlier time at a place it is protected to: the machine here took over later
             if claim.reason in MOVED or held is None or held.state in _OURS:
                 self._hold(held, name, claim, head)
             else:  # what is held, or was decided about it, stands: the failover before was seen
-                self._records.change(machine, epoch=claim.epoch)
+                self._records.change(machine, epoch=claim.epoch, known_epoch=_known(held, claim))
         elif claim.reason == ROLL_BACK and claim.claimant == self._us and held is not None:
             row = HELD_TABLE[held.state]
             if HeldEvent.RETURNED in row:
@@ -197,7 +196,8 @@ class Fencing:
         same = known is not None and final and known.claimant == claim.claimant
         if known is not None and (state is HeldState.REVERSED or (same and known.state in _DECIDABLE)):
             # what a person decided about it stands
-            known = self._records.change(machine, epoch=claim.epoch, final=final)
+            more = _known(known, claim)
+            known = self._records.change(machine, epoch=claim.epoch, known_epoch=more, final=final)
             if final:
                 text = f"{name} moved to {claim.claimant} for good: nothing is reversed onto its copy here."
                 self._emit("held.final", Severity.WARNING, text, known)
@@ -220,6 +220,7 @@ class Fencing:
             last_point=point.number if point else None,
             last_point_at=point.given_at if point else None,
             final=final,
+            known_epoch=known_epoch(claim),
         )
         try:
             self._records.save(held)
@@ -483,6 +484,10 @@ class Fencing:
 
     def _emit(self, code: str, severity: Severity, text: str, held: HeldMachine) -> None:
         self._events.emit(code, severity, text, machine=held.machine, epoch=held.epoch)
+
+
+def _known(held: HeldMachine, claim: Claim) -> int:
+    return max(held.known(), known_epoch(claim))
 
 
 def _sentence(held: HeldMachine, event: HeldEvent, remove: Removal) -> tuple[str, str]:

@@ -238,6 +238,13 @@ class HeldMachine(Wire, frozen=True, kw_only=True):
     final: bool = False  # it moved for good: nothing is reversed onto it
     remove: Removal = "nothing"  # with a discard
     removed_at: str | None = None
+    # up to which epoch it is known whose the machine is, below `epoch` where reversals were taken back; None:
+    # an earlier version wrote it
+    known_epoch: int | None = None
+
+    def known(self) -> int:
+        """`known_epoch`, where an earlier version held it the epoch."""
+        return self.epoch if self.known_epoch is None else self.known_epoch
 
 
 class Decide(Wire, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -28,6 +28,7 @@ class ReverseRecord(msgspec.Struct, frozen=True, kw_only=True):
     images: dict[DiskId, AdoptImage] = {}
     protection: Protection | None = None  # of the machine here, as it was
     holding: bool = False  # the store said whose the machine is, which holds sources that were left behind
+    known: int | None = None  # `Claim.known`, as far as more than the store here says it; None: not noted
 
 
 class ReverseRecords:

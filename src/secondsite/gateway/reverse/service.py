@@ -64,6 +64,7 @@ BACK_INTENDED = mark("reverse.back-intended")
 
 _WORKING = (ReverseState.INITIATED, ReverseState.ADOPTING, ReverseState.TAKING_BACK)
 _OVER = (ReverseState.TAKEN_BACK,)
+_Theirs = TargetHead | SecondsiteError | None
 
 
 class Reversals:
@@ -171,9 +172,9 @@ class Reversals:
     def preview(self, machine: MachineId) -> ReversePreview:
         """What it would do, and what would be in its way. Raises MachineNotHeld, MachineGone, DisksGone."""
         held = self._held(machine)
-        return self._preview(held)
+        return self._preview(held, theirs_of(self._protecting.ways(), held))
 
-    def _preview(self, held: HeldMachine) -> ReversePreview:
+    def _preview(self, held: HeldMachine, theirs: _Theirs) -> ReversePreview:
         if held.final:
             raise MovedForGood(machine=held.name, site=held.claimant)
         found = find_machine(self._fabric, held)
@@ -182,11 +183,11 @@ class Reversals:
             machine=held.machine,
             name=held.name,
             writer=held.claimant,
-            epoch_floor=self._floor(held),
+            epoch_floor=max(_known(held.epoch, theirs), self._journal(held.machine).head().epoch),
             total_bytes=sum(disk.size_bytes for disk in found.disks if disk.id in images),
             confirm=reversed_onto(held.name),
             checks=(
-                about_theirs(held, theirs_of(self._protecting.ways(), held)),
+                about_theirs(held, theirs),
                 *self._looker.look(held, found, self._journal(held.machine)),
             ),
         )
@@ -196,12 +197,6 @@ class Reversals:
         if held is None or HeldEvent.REVERSED not in HELD_TABLE[held.state]:
             raise MachineNotHeld(machine=held.name if held is not None else machine)
         return held
-
-    def _floor(self, held: HeldMachine) -> int:
-        """The highest epoch of the machine that anything here knows of, the other site's journal included."""
-        theirs = theirs_of(self._protecting.ways(), held)
-        known = theirs.epoch if isinstance(theirs, TargetHead) else 0  # its writer looks at its own store too
-        return max(held.epoch, self._journal(held.machine).head().epoch, known)
 
     # what is asked for
 
@@ -214,7 +209,8 @@ class Reversals:
             held, record = self._held(machine), self._records.get(machine)
             if record is not None and self._stands(record.status, held):
                 return self._again(record, request)
-            seen = self._preview(held)
+            theirs = theirs_of(self._protecting.ways(), held)
+            seen = self._preview(held, theirs)
             require(held.name, seen.checks)
             why = "The machine is switched off, and what it wrote last is on its disks alone."
             confirmations.require(held.name, request.confirm, seen.confirm, why)
@@ -233,7 +229,11 @@ class Reversals:
             protection = self._protecting.protection(machine)
             self._records.save(
                 ReverseRecord(
-                    status=status, images=images, protection=protection, holding=self._holds(machine)
+                    status=status,
+                    images=images,
+                    protection=protection,
+                    holding=self._holds(machine),
+                    known=_known(held.known(), theirs),
                 )
             )
             crash_point(INTENDED)
@@ -326,3 +326,8 @@ class Reversals:
         self._records.tell(
             machine, steps=(*before, msgspec.structs.replace(step, ended_at=self._steps.now()))
         )
+
+
+def _known(here: int, theirs: _Theirs) -> int:
+    """Of an epoch and that of the other site's journal the higher; its writer looks at its own store too."""
+    return max(here, theirs.epoch) if isinstance(theirs, TargetHead) else here

@@ -31,7 +31,7 @@ from secondsite.model.events import EventSink, Severity
 from secondsite.model.failover import DELETED, NOBODY, REVERSE, HeldState
 from secondsite.model.ids import MachineId
 from secondsite.model.machines import PowerState
-from secondsite.model.points import Claim
+from secondsite.model.points import Claim, known_epoch
 from secondsite.transfer.protocols import Link
 
 SWITCHED_OFF = mark("reverse.switched-off")
@@ -134,17 +134,20 @@ class ReverseSteps:
         return True
 
     def _claimed(self, status: ReverseStatus, *, claimant: str, reason: str, nonce: str) -> Claim:
-        journal = self.journal(status.machine)
+        journal, known = self.journal(status.machine), self.records.at_work(status.machine).known
         for _ in range(ATTEMPTS_MAX):
             with contextlib.suppress(HeadMoved):
+                head = journal.head()
+                before = head.epoch if head.claim is None else known_epoch(head.claim)
                 claim = journal.claim(
                     name=status.name,
                     claimant=claimant,
                     reason=reason,
                     clock=self.clock,
-                    expected=journal.head(),
+                    expected=head,
                     nonce=nonce,
                     above=status.epoch_floor,
+                    known=None if known is None else max(known, before),
                 )
                 if claimant != NOBODY:
                     keep_writer(journal, claim)
