@@ -223,6 +223,9 @@ class Site:
     def hurry(self, _machine: MachineId) -> None:
         self.twin.cycle(self)
 
+    def drain(self, _machine: MachineId) -> bool:
+        return True  # cycles of the twin are done at once
+
     def rest(self, _machine: MachineId) -> None:
         self.resting = True
 

@@ -69,6 +69,46 @@ def test_nothing_is_captured_while_it_rests_and_nothing_is_lost(rig: Rig) -> Non
     assert replication.board.show(spool_bytes=0).note == ""
 
 
+def test_a_pause_that_comes_while_a_due_cycle_tidies_up_is_obeyed(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    replication = protected(rig)
+    tidy, known = replication._cycles.tidy, rig.points()
+
+    def meanwhile() -> None:
+        tidy()
+        if not replication._orders.paused_by:
+            replication.set_orders(paused_by="maria", resync=rig.orders.resync)
+
+    monkeypatch.setattr(replication._cycles, "tidy", meanwhile)
+    rig.scribble()
+    replication.hurry()
+    rig.until(lambda: replication.board.state is ItemState.PAUSED, "Paused")
+    assert not replication._line.pending, "no cycle was begun after the pause was acknowledged"
+    assert rig.points() == known
+
+
+def test_what_is_drained_leaves_nothing_to_be_committed_later(rig: Rig) -> None:
+    replication = protected(rig, frequency_seconds=0.05)
+    rig.memory_link.cut()
+    rig.scribble()
+    rig.until(lambda: bool(replication._line.pending), "an instant on its way")
+    assert not replication.drain()
+    rig.until(lambda: not replication._capturing, "the end of a cycle that was under way")
+    number = len(replication._line.pending)
+    rig.scribble()
+    rig.clock.wait(threading.Event(), 0.5)  # ten cycles' time: that none comes cannot be waited for
+    assert len(replication._line.pending) == number
+    rig.memory_link.heal()
+    rig.until(replication.drain, "their commits")
+    rig.close()
+    assert not rig.shipper.shipments(rig.machine)
+    rig.orders = Orders()
+    again = rig.open(frequency_seconds=0.05)
+    rig.until(lambda: newest_is_the_source(rig), "the next loop goes on")
+    assert again.board.state is ItemState.PROTECTED
+
+
 def test_what_was_captured_before_is_committed_during_the_pause(rig: Rig) -> None:
     replication = protected(rig)
     rig.memory_link.cut()

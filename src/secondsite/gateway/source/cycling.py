@@ -86,6 +86,8 @@ class Cycles:
             self._pause("the cache is full")
             return True
         with self._changed:
+            if self._orders.rests:
+                return True  # since it was due: checkpoints were tidied up meanwhile
             application, started = self._pace.begun(asked_for=bool(wishes))
         generation = self._line.generation
         since = plan.stand_in(self.tip, self._checkpoints.usable())
@@ -160,7 +162,7 @@ class Cycles:
         )
         self._board.warn(BITMAP_MODE, text)
         self._board.move_if(ItemEvent.PAUSED, unless=(ItemState.PAUSED,))
-        while not self._stop.is_set() and not self._orders.paused_by and not self._has_room():
+        while not self._stop.is_set() and not self._orders.rests and not self._has_room():
             with self._changed:
                 self._changed.wait(0.2)
             self._board.watch_rpo()

@@ -82,6 +82,12 @@ class Handles:
         if running is not None:
             running.hurry()
 
+    def drain(self, machine: MachineId) -> bool:
+        """Have its loop begin no cycle; True once nothing that it captured is left to be committed."""
+        with self.change:
+            running = self.running.get(machine)
+        return running is None or running.drain()
+
     def begin_again(self, machine: MachineId) -> None:
         """End a machine's loop and begin another, which finds out anew where it stands."""
         self._end(machine, rests=False)

@@ -32,10 +32,16 @@ class Orders:
     """Of one machine; the replication's lock guards changes, its capturing thread reads."""
 
     paused_by: str = ""  # "": capture goes on
+    ending: bool = False  # what was captured is committed, then the loop ends
     resync: int = 0
     resynced: int = 0  # the last one that was done
     keep: Callable[[int], None] = not_told  # makes `resynced` durable
     first_copy: FirstCopy | None = None  # when it may begin; None: at once
+
+    @property
+    def rests(self) -> bool:
+        """Whether nothing is to be captured."""
+        return bool(self.paused_by) or self.ending
 
     @property
     def why_compare(self) -> str:

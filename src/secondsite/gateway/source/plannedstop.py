@@ -87,6 +87,9 @@ class Stoppable(Protocol):
     def hurry(self, machine: MachineId) -> None:
         """Run its next cycle now."""
 
+    def drain(self, machine: MachineId) -> bool:
+        """Begin no cycle of it; True once nothing that was captured is left to be committed."""
+
     def rest(self, machine: MachineId) -> None:
         """End its loop, and begin none until `begin_again`."""
 
@@ -280,7 +283,7 @@ class PlannedStops:
         with self._step(machine, "last changes carried over"):
             self._fabric.hold_open(machine)
             point = self._last_point(machine, since, frozenset(source.checkpoints()))
-            if point is None:
+            if point is None or not self._drained(machine):
                 return  # the gateway ends; the next one goes on
             self._protected.rest(machine)
             point = self._head(machine) or point
@@ -347,7 +350,6 @@ class PlannedStops:
         Raises AlreadyTakenOver: an unplanned failover did not wait for it, and no point of ours can come.
         """
         while not self._stop.is_set():
-            self._protected.hurry(machine)
             try:
                 self._require_ours(machine, self.get(machine).name)
                 found = self._head(machine)
@@ -360,8 +362,23 @@ class PlannedStops:
             if found is not None and found.asked_at >= since and found.checkpoint not in before:
                 self._change(machine, note="")
                 return found
+            self._protected.hurry(machine)
             self._clock.wait(self._stop, POLL_SECONDS)
         return None
+
+    def _drained(self, machine: MachineId) -> bool:
+        """Nothing is on its way any more; False: the gateway ends.
+
+        What was captured while the last point was on its way would become a point once the stop is cancelled,
+        also of a machine that a person paused before that.
+        """
+        while not self._protected.drain(machine):
+            if not self.get(machine).note:
+                self._change(machine, note="waiting for what was captured after its last point")
+            if self._clock.wait(self._stop, POLL_SECONDS):
+                return False
+        self._change(machine, note="")
+        return True
 
     def _note(self, machine: MachineId, operation: str, point: CommittedPoint) -> bool:
         """Tell the target that the point holds all; False: the gateway ends. Raises AlreadyTakenOver."""

@@ -81,6 +81,7 @@ class Replication:
         self._hooks = Hooks(self._on_committed, self._on_given_up)
         self._planned = False
         self._held = False
+        self._capturing = False  # a cycle is, until it is on its way
         self._off = False  # the machine is switched off, and looked at until it is not
         self._checkpoints = Checkpoints(bench.source)
         self._healing = Healing(bench, self._checkpoints)
@@ -139,6 +140,13 @@ class Replication:
         with self._changed:
             self._pace.hurry()
             self._changed.notify_all()
+
+    def drain(self) -> bool:
+        """Begin no cycle any more; True once all that was captured is committed, or given up."""
+        with self._changed:
+            self._orders.ending = True
+            self._changed.notify_all()
+            return not self._capturing and not self._line.pending
 
     def stop(self) -> None:
         """End the threads; sealed instants stay in the cache, tables are closed in order."""
@@ -210,7 +218,7 @@ class Replication:
 
     def _step(self) -> None:
         self._clock_watch.look()
-        if self._orders.paused_by:
+        if self._orders.rests:
             self._rest()
         elif self._off:
             self._off = self._bench.source.power() is PowerState.OFF
@@ -225,17 +233,13 @@ class Replication:
 
     def _rest(self) -> None:
         """Nothing is captured, by order; what was captured goes on its way, to its commit."""
-        self.board.move_if(ItemEvent.PAUSED, unless=(ItemState.PAUSED,))
+        if self._orders.paused_by:
+            self.board.move_if(ItemEvent.PAUSED, unless=(ItemState.PAUSED,))
         if not self._planned:
             self._settle()
         self._cycles.tidy()
         with self._changed:
-            if (
-                self._orders.paused_by
-                and not self._stop.is_set()
-                and self._planned
-                and not self._cycles.tidy_due
-            ):
+            if self._orders.rests and not self._stop.is_set() and self._planned and not self._cycles.tidy_due:
                 self._clock.wait_on(self._changed, REST_SECONDS)
         self.board.watch_rpo()
 
@@ -320,9 +324,9 @@ class Replication:
 
     def _rests(self) -> bool:
         with self._changed:
-            if self._orders.paused_by:
+            if self._orders.rests:
                 self._planned = True  # as far as it goes; resuming plans again
-            return bool(self._orders.paused_by)
+            return self._orders.rests
 
     def _hold(self, claimant: str, epoch: int) -> None:
         text = f"{self._bench.name} is held: {claimant} is its writer since epoch {epoch}; a person decides"
@@ -381,18 +385,22 @@ class Replication:
             if not self._something_to_do():
                 # once: whatever wakes it (also a new policy) is looked at by the next round
                 self._clock.wait_on(self._changed, self._pace.seconds_left())
-            if self._stop.is_set() or not self._planned or self._orders.paused_by:
+            if self._stop.is_set() or not self._planned or self._orders.rests:
                 return
             wishes = list(self._wishes.open)
             due = self._pace.is_due()
-        self.board.watch_rpo()
-        self._cycles.tidy()
-        compare = bool(self._orders.why_compare)
-        if compare or ((wishes or due) and not self._cycles.run(wishes)):
-            self._replan()
+            self._capturing = True
+        try:
+            self.board.watch_rpo()
+            self._cycles.tidy()
+            compare = bool(self._orders.why_compare)
+            if compare or ((wishes or due) and not self._cycles.run(wishes)):
+                self._replan()
+        finally:
+            self._capturing = False
 
     def _something_to_do(self) -> bool:
-        ordered = self._orders.paused_by or self._orders.why_compare
+        ordered = self._orders.rests or self._orders.why_compare
         return bool(
             self._stop.is_set() or self._wishes.open or self._cycles.tidy_due or not self._planned or ordered
         )

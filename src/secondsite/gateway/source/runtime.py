@@ -196,10 +196,11 @@ class Protections:
         self._wake.set()
 
     def follow(self, before: Protection | None, now: Protection) -> None:
-        """Something else is desired of a machine now."""
-        if now.enabled:
-            with self._change:
-                self._loops.follow(before, now)
+        """Something else is desired of a machine now, and maybe something else again since (a pause)."""
+        with self._change:
+            newest = self._desired.get(now.machine)
+            if newest is not None and newest.enabled:
+                self._loops.follow(before, newest)
         self._wake.set()
 
     def reroute(self, told: Mapping[str, str]) -> None:

@@ -1,0 +1,95 @@
+"""A pause beside other things that change what runs: no point is captured or left to come after it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+from unittest import mock
+
+import msgspec
+import pytest
+
+from secondsite.gateway.messages.failover import PlannedStop
+from secondsite.gateway.source.plannedstop import PlannedStops
+from secondsite.gateway.source.replicate import Replication
+from secondsite.gateway.source.runtime import Protections
+from secondsite.gateway.target.receive import GatewayReceiver
+from secondsite.transfer.errors import LinkDown
+from secondsite.transfer.protocols import CommittedPoint
+from support.gateway_pair import A
+from support.two_sites import Two, two_sites
+from support.until import until
+
+STOP = PlannedStop(operation="5" * 32, prove=False)
+
+
+@pytest.fixture
+def two() -> Iterator[Two]:
+    with two_sites() as made:
+        yield made
+
+
+def protections(two: Two) -> Protections:
+    assert two.a is not None
+    assert two.a.protections is not None
+    return two.a.protections
+
+
+def replication(two: Two) -> Replication:
+    return protections(two).handles.running[two.machine]
+
+
+def test_a_stop_leaves_no_instant_that_becomes_a_point_of_a_paused_machine(two: Two) -> None:
+    """One more is captured while the last point is on its way to be seen, and its commit is held up."""
+    commit, last_head = GatewayReceiver.commit, PlannedStops._head
+    held_up: list[str] = []
+
+    def commits(receiver: GatewayReceiver, peer: Any, proposal: Any) -> CommittedPoint:
+        if held_up:
+            raise LinkDown(peer=A, why="held up")
+        return commit(receiver, peer, proposal)
+
+    def head(stops: PlannedStops, machine: Any) -> CommittedPoint | None:
+        seen = last_head(stops, machine)
+        status = stops._read(machine)
+        steps = status.steps if status is not None else ()
+        if seen is not None and not held_up and steps and seen.asked_at >= steps[-1].started_at:
+            held_up.append("from now on")
+            running = replication(two)
+            running.hurry()
+            until(lambda: bool(running._line.pending), "another instant")
+        return seen
+
+    with (
+        mock.patch.object(GatewayReceiver, "commit", commits),
+        mock.patch.object(PlannedStops, "_head", head),
+        two.at_a() as client,
+    ):
+        client.stop_in_order("shop", STOP)
+        until(lambda: "captured after" in client.planned_stop("shop").note, "the stop waits for it")
+        held_up[:] = []
+        head_again = mock.patch.object(PlannedStops, "_head", last_head)
+        with head_again:
+            until(lambda: client.planned_stop("shop").state == "Completed", "stopped")
+        stopped = client.planned_stop("shop")
+        assert stopped.point == two.journal.head().number, "that instant, too, is a point now"
+        client.pause("shop", by="ann")
+        client.cancel_stop("shop")
+        running = protections(two).handles.running
+        until(lambda: two.machine in running and replication(two)._planned, "its loop, at rest")
+    assert not replication(two)._line.pending, "nothing is on its way"
+    assert two.journal.head().number == stopped.point
+
+
+def test_a_pause_outlives_an_older_word_of_the_server(two: Two) -> None:
+    """It was taken before the pause, and whoever took it has its loop follow it after that."""
+    kept = protections(two)._desired
+    before = kept.get(two.machine)
+    assert before is not None
+    taken = msgspec.structs.replace(before, policy_name="another")
+    with two.at_a() as client:
+        client.pause("shop", by="ann")
+    kept.turn(two.machine, lambda _: msgspec.structs.replace(taken, paused_by="ann"))
+    protections(two).follow(before, taken)
+    assert replication(two)._orders.paused_by == "ann"
+    assert kept.get(two.machine) == msgspec.structs.replace(taken, paused_by="ann")
