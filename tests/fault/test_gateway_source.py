@@ -219,6 +219,11 @@ def test_another_writers_claim_holds_the_source(rig: Rig) -> None:
     rig.until(lambda: "replicate.held" in rig.codes(), "the hold")
     rig.until(lambda: replication.board.state is ItemState.PAUSED, "its state, which follows what is told")
     assert rig.points()[-1].number == last, "no point of the old epoch counts after the claim"
+    shown = replication.board.show(spool_bytes=0)
+    assert (shown.last_point, shown.rpo_seconds, shown.epoch) == (None, None, 2), (
+        "none of them is its own now"
+    )
+    assert "gateway-b is its writer since epoch 2" in shown.note
 
 
 def test_a_held_source_says_nothing_of_what_it_could_not_count_from(rig: Rig) -> None:

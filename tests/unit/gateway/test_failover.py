@@ -10,6 +10,7 @@ import pytest
 from secondsite.base.clock import FakeClock
 from secondsite.base.errors import RemoteError
 from secondsite.base.units import MIB
+from secondsite.cli.gateway.status import _protection_row
 from secondsite.fabrics.errors import HypervisorUnreachable
 from secondsite.gateway.failover import drop as failoverdrop
 from secondsite.gateway.messages.failover import (
@@ -19,7 +20,7 @@ from secondsite.gateway.messages.failover import (
     RemoveFormer,
     RollBackFailover,
 )
-from secondsite.gateway.messages.gateway import ExportRequest, HoldRequest, ProtectionState
+from secondsite.gateway.messages.gateway import ExportRequest, Health, HoldRequest, ProtectionState
 from secondsite.gateway.messages.testfailover import StartTestFailover
 from secondsite.gateway.messages.verdicts import VerifyRequest
 from secondsite.journal.chain_errors import HeadMoved
@@ -77,10 +78,23 @@ def test_a_machine_is_taken_over_and_its_source_held(two: Two) -> None:
 
     two.wait_held()
     assert not two.a_fabric.runs(two.machine)
+    _says_that_it_is_held(two)
     [held] = two.at_a().held()
     assert (held.claimant, held.epoch, held.last_point) == (B, 2, status.point)
     assert two.a_fabric.open_source(two.machine).checkpoints() != [], "what tracks its last writes is kept"
     assert two.journal.head().number == claim.number, "nothing was committed after the claim"
+
+
+def _says_that_it_is_held(two: Two) -> None:
+    """And nothing of a point that would be its own; the loop of its cycles need not have looked."""
+    with two.at_a() as client:
+        [shown] = client.status().protections
+        assert (shown.code, shown.health) == ("replicate.held", Health.CRITICAL)
+        assert f"held: {B} took it over in epoch 2" in shown.note
+        assert (shown.last_point, shown.last_point_at, shown.rpo_seconds) == (None, None, None)
+        assert shown.last_consistency is None
+        row = "".join(str(part) for part in _protection_row(shown))
+        assert "none" not in row, "it has points, of which none is its own now"
 
 
 def test_a_held_source_stays_held_through_restarts_until_a_person_decides(two: Two) -> None:

@@ -147,7 +147,7 @@ def _protection_row(status: ProtectionStatus) -> tuple[object, ...]:
         status.peer,
         status.state.value,
         status.health.value,
-        status.last_point or "none",
+        status.last_point or (UNKNOWN if status.code == "replicate.held" else "none"),
         _rpo(status.rpo_seconds),
         format_seconds(status.copy_frequency_seconds),
         format_bytes(status.total_changed_bytes),

@@ -5,6 +5,7 @@ Nothing here decides when: `runtime.Protections` does.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import threading
 from collections.abc import Mapping, Sequence
@@ -30,7 +31,7 @@ from secondsite.gateway.source.orders import Orders
 from secondsite.gateway.source.pace import Policy
 from secondsite.gateway.source.replicate import Replication
 from secondsite.gateway.source.seedexport import SeedExport, SourceSeeds
-from secondsite.gateway.source.status import Board
+from secondsite.gateway.source.status import Board, of_another
 from secondsite.gateway.source.ways import Routes
 from secondsite.journal.keys import VaultKey
 from secondsite.model.events import EventSink, Severity
@@ -72,6 +73,7 @@ class Loops:
         self._events = events
         self._desired = desired
         self._limits = limits
+        self._fence = fence
         self.keys = SourceKeys(state_dir / "keys", vault)
         self._furnisher = Furnisher(self.keys, cache_dir, vault, clock, events, fence)
         self._clock_watch = ClockWatch(clock, events)
@@ -274,6 +276,8 @@ class Loops:
         """As of now."""
         route = self._routes.get(protection.peer)
         shown = self.board(protection).show(spool_bytes=route.shipper.queued_bytes if route else 0)
+        if (taken := self._taken(protection.machine)) is not None:
+            shown = of_another(shown, *taken)
         return msgspec.structs.replace(
             shown,
             item=protection.item,
@@ -285,6 +289,12 @@ class Loops:
             resync=protection.resync,
             resynced=protection.resynced,
         )
+
+    def _taken(self, machine: MachineId) -> tuple[str, int] | None:
+        """Who took it over, and the epoch, while it is held here. A damaged record is told of by itself."""
+        with contextlib.suppress(SecondsiteError):
+            return self._fence.elsewhere(machine) if self._fence is not None else None
+        return None
 
     def _compared(self, machine: MachineId, number: int) -> None:
         """Everything was compared, as that number asked for; called by the machine's loop."""

@@ -28,7 +28,7 @@ from secondsite.gateway.source.orders import CaptureRests, Orders
 from secondsite.gateway.source.pace import Pace, Policy
 from secondsite.gateway.source.resync import come_to_terms
 from secondsite.gateway.source.seedexport import SeedExport
-from secondsite.gateway.source.status import Board
+from secondsite.gateway.source.status import HELD, Board
 from secondsite.gateway.source.wishes import PointNotTaken, Wishes
 from secondsite.model.ids import KeyId
 from secondsite.model.machines import PowerState
@@ -290,7 +290,8 @@ class Replication:
 
     def _take(self, step: plan.Step, head: TargetHead, sealed: list[Shipment]) -> bool:
         """Do one step of the plan; True when it is complete."""
-        self.board.known(head.point, head.epoch)
+        # held, the newest point is not ours, or is of a time that is over: its age is no RPO of this copy
+        self.board.known(None if isinstance(step, plan.Hold) else head.point, head.epoch)
         self._bench.mending.asked(head.point)
         if isinstance(step, plan.Copy | plan.Adopt) and self._rests():
             return True
@@ -330,7 +331,7 @@ class Replication:
 
     def _hold(self, claimant: str, epoch: int) -> None:
         text = f"{self._bench.name} is held: {claimant} is its writer since epoch {epoch}; a person decides"
-        self.board.warn("replicate.held", text, critical=True)
+        self.board.warn(HELD, text, critical=True)
         self.board.move_if(ItemEvent.PAUSED, unless=(ItemState.PAUSED,))
         with self._changed:
             self._held = self._planned = True

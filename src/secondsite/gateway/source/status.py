@@ -6,6 +6,8 @@ import threading
 from collections import OrderedDict
 from datetime import datetime
 
+import msgspec
+
 from secondsite.base.clock import Clock
 from secondsite.base.errors import SecondsiteError
 from secondsite.gateway.messages.gateway import FirstCopy, Health, ProtectionState, ProtectionStatus
@@ -22,6 +24,7 @@ RPO_GRACE_SECONDS = 10.0
 # Instants that wait for their commit, and some that were given up.
 INSTANTS_MAX = 1000
 BITMAP_MODE = "replicate.bitmap-mode"
+HELD = "replicate.held"
 _ORDER = [Health.NORMAL, Health.WARNING, Health.CRITICAL]
 
 
@@ -215,6 +218,25 @@ class Board:
                 paused_by=self.paused_by,
                 bitmap_mode=self._code == BITMAP_MODE and self.state is ItemState.PAUSED,
             )
+
+
+def of_another(shown: ProtectionStatus, claimant: str, epoch: int) -> ProtectionStatus:
+    """Of a machine that is held: its journal's newest point is no measure of what this copy writes."""
+    note = (
+        f"held: {claimant or 'another gateway'} took it over in epoch {epoch}, and this copy is isolated "
+        "until a person decides (`secondsite held list`)"
+    )
+    return msgspec.structs.replace(
+        shown,
+        health=Health.CRITICAL,
+        code=HELD,
+        note=note,
+        last_point=None,
+        last_point_at=None,
+        last_consistency=None,
+        rpo_seconds=None,
+        bitmap_mode=False,
+    )
 
 
 def _first_copy(progress: Progress | None) -> FirstCopy | None:

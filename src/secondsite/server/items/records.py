@@ -12,6 +12,7 @@ import msgspec
 import sqlalchemy as sa
 from sqlalchemy.engine import Row
 
+from secondsite.model.itemfailovers import TAKEN_OVER
 from secondsite.model.items import ItemFacts, ProtectedState
 from secondsite.model.policies import ReplicationPolicy
 from secondsite.server.database.tables_failovers import FAILOVERS, HELD
@@ -171,7 +172,9 @@ class Item(msgspec.Struct, frozen=True, dict=True):
         )
 
     def rpo_seconds(self, now: datetime) -> float | None:
-        """Age of the newest point; None: there is none, or none was told of."""
+        """Age of the newest point; None: there is none, none was told of, or it runs elsewhere by now."""
+        if self.state in TAKEN_OVER:
+            return None  # its source writes no points, also one that has not heard of it yet
         if self.reported is None or self.reported.last_point_here is None:
             return None
         return max(0.0, (now - self.reported.last_point_here).total_seconds())

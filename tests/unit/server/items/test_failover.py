@@ -110,6 +110,7 @@ def test_site_a_is_gone_and_the_machine_is_taken_over_and_committed(
 ) -> None:
     place.gateways["gateway-a"].here = False
     place.clock.advance(600.0)
+    assert (place.item(SHOP.id).rpo_seconds(place.clock.utc()) or 0) > 599
     job = fail_over(place)
     under_way(place, job, "claimed")
     assert state(place) == "UnplannedFailoverInitiated"
@@ -117,6 +118,7 @@ def test_site_a_is_gone_and_the_machine_is_taken_over_and_committed(
     assert state(place) == "UnplannedFailoverCompleting"
     done = place.run(job)
     assert (done.state, done.error) == (JobState.SUCCEEDED, None)
+    assert place.item(SHOP.id).rpo_seconds(place.clock.utc()) is None, "its source writes no points any more"
     said = output(done)
     assert said["operation"] == there.begun[0]
     assert (said["point"], said["epoch"], said["loss_seconds"], said["booted_seconds"]) == (7, 2, 20.0, 3.0)
