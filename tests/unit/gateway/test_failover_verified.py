@@ -8,7 +8,7 @@ import pytest
 from msgspec import structs
 
 from secondsite.base.units import GIB, MIB
-from secondsite.fabrics.base import LiveNic, Shape
+from secondsite.fabrics.base import LiveNic, Recovered, Shape
 from secondsite.gateway.failover import verified
 from secondsite.gateway.failover.guests import VERIFY_SECONDS
 from secondsite.gateway.messages.failover import CommitFailover, FailoverStatus, StartFailover
@@ -118,6 +118,37 @@ def test_it_is_looked_at_by_itself_and_a_difference_told_once(twin: Twin) -> Non
     assert twin.events.codes().count("failover.differs") == 1
     twin.b_fabric.shapes.clear()
     assert all(check.passed for check in _look(twin).verified)
+
+
+def test_on_another_point_nothing_is_known_of_it_until_it_is_looked_at(
+    twin: Twin, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    twin.commit_as_a()
+    _start(twin)
+    first = twin.status()
+    assert first is not None
+    twin.b_fabric.shapes[twin.machine] = Shape(4, GIB, _nics(twin))
+    assert _look(twin).differs
+    twin.change_point(OPERATION, str(first.point - 1))
+    status = twin.status()
+    assert status is not None
+    assert (status.state, status.point) == (FailoverState.COMPLETED, first.point - 1)
+    assert (status.differs, status.verified, status.verified_at) == ("", (), None), "of the former machine"
+    assert _look(twin).differs
+    assert twin.events.codes().count("failover.differs") == 2, "of each machine"
+
+    shape_of = type(twin.b_fabric).shape_of
+
+    def meanwhile(fabric: object, recovered: Recovered) -> Shape | None:
+        found = shape_of(fabric, recovered)  # type: ignore[arg-type]
+        monkeypatch.setattr(type(twin.b_fabric), "shape_of", shape_of)
+        twin.change_point(OPERATION, str(first.point))
+        return found
+
+    twin.b_fabric.shapes[twin.machine] = Shape(3, GIB, _nics(twin))
+    monkeypatch.setattr(type(twin.b_fabric), "shape_of", meanwhile)
+    status = _look(twin)
+    assert (status.point, status.verified) == (first.point, ()), "what was looked at is gone"
 
 
 def test_before_a_commit_it_is_looked_at_anew_and_told(twin: Twin) -> None:

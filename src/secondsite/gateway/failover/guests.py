@@ -117,7 +117,7 @@ class FailoverGuests:
         found = verified.verify(record.asked, shape, self._fabric.life_of(record.recovered).power)
         if found == status.verified:
             return status
-        told = self._records.tell(status.id, verified=found, verified_at=self._clock.utc().isoformat())
+        told = self._records.tell_of(status, verified=found, verified_at=self._clock.utc().isoformat())
         if (differs := told.status.differs) and differs != status.differs:
             text = f"{status.name} is not what was asked for: {differs}."
             self._tell("failover.differs", Severity.WARNING, text, told)

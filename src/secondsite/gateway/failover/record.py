@@ -22,6 +22,8 @@ from secondsite.model.failover import STANDING, FailoverEvent, FailoverState, af
 from secondsite.model.ids import DiskId, MachineId
 from secondsite.model.outlook import Outlook
 
+# What was seen of its machine: of one that was just started, or is gone, nothing.
+UNSEEN: dict[str, Any] = {"console_at": None, "userspace_at": None, "verified": (), "verified_at": None}
 RECORD_BYTES_MAX = 1024 * 1024
 HOLDER = "failover:"
 EXPORT = "failover-"
@@ -126,6 +128,13 @@ class FailoverRecords:
             status = self.get(identity).status
             told = msgspec.structs.replace(status, **changes, serial=status.serial + 1)
             return self.change(identity, status=told)
+
+    def tell_of(self, seen: FailoverStatus, **changes: Any) -> FailoverRecord:
+        """Change fields of its status, unless its machine was started anew since it was seen."""
+        with self._lock:
+            found = self.get(seen.id)
+            same = found.status.booted_at == seen.booted_at
+            return self.tell(seen.id, **changes) if same else found
 
     def move(self, identity: str, event: FailoverEvent, **changes: Any) -> FailoverRecord:
         """Carry it to the state the event leads to. Raises FailoverTransition."""

@@ -28,7 +28,7 @@ from secondsite.fabrics.base import Fabric, Recovered, RecoverySpec
 from secondsite.gateway.failover.claim import give_back, take_over
 from secondsite.gateway.failover.drop import PointsDeletion
 from secondsite.gateway.failover.former import Former
-from secondsite.gateway.failover.record import FailoverRecord, FailoverRecords
+from secondsite.gateway.failover.record import UNSEEN, FailoverRecord, FailoverRecords
 from secondsite.gateway.failover.restarts import FailoverRestarts
 from secondsite.gateway.failover.stopped import cancelled, require_stopped, stopped_on
 from secondsite.gateway.failover.verified import asked_of
@@ -228,8 +228,7 @@ class FailoverRunner:
                 booted_at=booted_at,
                 injection=begun(status.settings, booted_at),
                 console_log=recovered.console_log,
-                console_at=None,
-                userspace_at=None,
+                **UNSEEN,
                 error=None,
             ).status
         crash_point(AFTER_RECORD)
@@ -322,8 +321,7 @@ class FailoverRunner:
             points_tried=tuple(dict.fromkeys(former)),
             loss_seconds=max(0.0, lost),
             booted_at=None,
-            console_at=None,
-            userspace_at=None,
+            **UNSEEN,
         )
 
     def _put_aside(self, record: FailoverRecord) -> None:
