@@ -104,10 +104,18 @@ def release_held(server: ServerClient, vault: str, named: str, *, confirm: str) 
 
 
 def discard_held(
-    server: ServerClient, vault: str, named: str, *, confirm: str, remove: str = "nothing"
+    server: ServerClient,
+    vault: str,
+    named: str,
+    *,
+    confirm: str,
+    remove: str = "nothing",
+    provider: str | None = None,
 ) -> Job:
-    """Shut a held machine off for good."""
+    """Shut a held machine off for good. provider: the gateway that holds it; None: the item's source."""
     wanted = {"confirm": confirm, "remove": remove}
+    if provider is not None:  # a server of an earlier version refuses what it does not know
+        wanted["provider"] = provider
     return server.call("POST", at(*_of(vault, named), "heldDiscard"), Job, wanted)
 
 

@@ -337,8 +337,10 @@ _TEST = (lambda facts: bool(facts.test), "no test failover of it stands")
 _AWAY = (lambda facts: facts.away, "its machine is at its first site")
 _HELD = (lambda facts: facts.held == HeldState.HELD.value, "its machine is not held at its source")
 _GONE_FOR_GOOD = (lambda facts: not facts.reachable, "one of its gateways is connected and can be asked")
+# What can be given up of a copy of a machine that runs elsewhere.
+DISCARDABLE = frozenset({HeldState.HELD.value, HeldState.RELEASED.value})
 _DISCARDABLE = (
-    lambda facts: facts.held in (HeldState.HELD.value, HeldState.RELEASED.value),
+    lambda facts: facts.held in DISCARDABLE,
     "its machine is not held at its source",
 )
 _CHANGEABLE = frozenset(state for state, row in TABLE.items() if _E.CHANGED in row)

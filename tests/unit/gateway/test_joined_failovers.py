@@ -123,8 +123,16 @@ def test_site_a_is_lost_b_takes_over_and_a_returns_held(place: Joined, machine: 
     wrong = place.call("POST", f"{where}/heldDiscard", {"confirm": "yes"})
     assert wrong.json()["action"].endswith('--confirm "what shop wrote here last is given up".')
     said = {"confirm": confirmations.discarded("shop")}
+    for other in (B, "gateway-of-another-vault"):
+        nowhere = place.call("POST", f"{where}/heldDiscard", {**said, "provider": other})
+        assert (nowhere.status, nowhere.json()["code"]) == (409, "item.not-held")
+    wrong_there = place.call("POST", f"{where}/heldDiscard", {"confirm": "yes", "provider": A})
+    assert wrong_there.json()["code"] == wrong.json()["code"]
+    said["provider"] = A
     assert succeeded(place.job("POST", f"{where}/heldDiscard", said))["state"] == "Discarded"
     assert place.call("GET", held_at).json()["value"] == []
+    again = place.call("POST", f"{where}/heldDiscard", said)
+    assert (again.status, again.json()["code"]) == (409, "item.not-held"), "it was decided there"
     audit = place.call("GET", "/api/v1/audit?limit=1000").json()["value"]
     assert [entry["operation"] for entry in audit].count("item.failover") == 5
 

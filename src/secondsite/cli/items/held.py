@@ -29,7 +29,8 @@ def list_held(
     """List machines that are held at their sources because they run elsewhere.
 
     A held machine has its links down and is paused; what it wrote after its last point is on its disks alone,
-    and nothing of it is deleted until a person decides.
+    and nothing of it is deleted until a person decides. A machine that went on to a third site may be held at
+    several gateways: HELD AT is what `secondsite item held-discard --of` takes.
 
     For example:
 
@@ -119,6 +120,7 @@ def discard(
     item: str,
     /,
     *,
+    gateway: Annotated[str | None, Parameter(name="--of")] = None,
     remove: Literal["nothing", "machine", "machine-and-disks"] = "nothing",
     confirm: str = "",
     no_wait: NoWait = False,
@@ -133,12 +135,16 @@ def discard(
 
         secondsite item held-discard North shop --remove machine
 
+        secondsite item held-discard North shop --of gateway-c
+
     Parameters
     ----------
     vault
         Its vault's name or id.
     item
         Its id, its machine's id, or its name.
+    gateway
+        That holds it, as `secondsite item held` shows it; without it the item's source.
     remove
         Of it, from its host: nothing, its definition, or its own images as well.
     confirm
@@ -154,7 +160,7 @@ def discard(
             name, _claimant, _epoch = _who(server, vault, item)
             why = "It is shut off for good; what it wrote after its last point is on its disks alone."
             said = ask_for(name, confirmations.discarded(name, remove), why)
-        return itemfailovers.discard_held(server, vault, item, confirm=said, remove=remove)
+        return itemfailovers.discard_held(server, vault, item, confirm=said, remove=remove, provider=gateway)
 
     return run_job(reach, listing, begin, no_wait=no_wait)
 

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Annotated, Literal
 
 from fastapi import APIRouter, Query
+from msgspec import structs
 from pydantic import Field
+from sqlalchemy.engine import Connection
 from starlette.responses import Response
 
-from secondsite.model.items import ItemOperation
+from secondsite.model.items import DISCARDABLE, ItemOperation
 from secondsite.server.api.access import TheActor, TheServices, requires
 from secondsite.server.api.itembodies import HeldView, held_view
 from secondsite.server.api.itemfailovers import ConfirmBody, FailsOver
@@ -17,11 +20,13 @@ from secondsite.server.api.jobs import ACCEPTED, JobView
 from secondsite.server.api.pages import Page
 from secondsite.server.api.schemas import VaultPath
 from secondsite.server.api.services import Services
-from secondsite.server.api.vaults import identity_of
-from secondsite.server.items.failovers import held_machines
+from secondsite.server.api.vaults import GatewayName, identity_of
+from secondsite.server.items.errors import NotHeld
+from secondsite.server.items.failovers import held_at, held_machines
 from secondsite.server.items.records import job_input
 from secondsite.server.operations.held import DISCARD, RELEASE, Decide, confirm_decision
 from secondsite.server.people.roles import Actor, Caller, Operation
+from secondsite.transfer.reports import HeldReport
 
 router = APIRouter(prefix="/api/v1", tags=["items"])
 
@@ -35,6 +40,10 @@ class DiscardBody(ConfirmBody):
         Literal["nothing", "machine", "machine-and-disks"],
         Field(description="Of the held machine, from its host."),
     ] = "nothing"
+    provider: GatewayName | None = Field(
+        default=None,
+        description="Which gateway's copy, as the list of held machines says; null: the source's.",
+    )
 
 
 @router.get("/vaults/{vault}/heldMachines")
@@ -76,6 +85,8 @@ def discard_held_machine(  # noqa: PLR0917 - called by name, by the framework
 ) -> JobView:
     """Shut a held machine off for good: what it wrote after its last point is not needed."""
     given = _given(services, place, actor, body.confirm, body.remove)
+    if body.provider is not None:
+        given = _at(services, place, given, body.provider)
     return _decide(services, actor, response, place, DISCARD, given)
 
 
@@ -85,12 +96,37 @@ def _given(services: Services, place: Place, actor: Actor, confirm: str, remove:
     return Decide(**job_input(found, actor.name), epoch=epoch, confirm=confirm, remove=remove)
 
 
+def _at(services: Services, place: Place, given: Decide, gateway: str) -> Decide:
+    """Of a copy that another gateway than the item's source may hold. Raises NotHeld."""
+    given = structs.replace(given, gateway=gateway)
+    return structs.replace(given, epoch=_told(services, place, given).epoch)
+
+
+def _told(services: Services, place: Place, given: Decide) -> HeldReport:
+    with services.database.read() as connection:
+        told = held_at(connection, place.vault_id, given.gateway, given.machine)
+    if told is None:
+        raise NotHeld(name=given.name, gateway=given.gateway)
+    return told
+
+
+def _checked_there(given: Decide) -> Callable[[Connection], None]:
+    """Refuses what was decided there already, and what another claim holds by now."""
+
+    def check(connection: Connection) -> None:
+        told = held_at(connection, given.vault, given.gateway, given.machine)
+        if told is None or told.state not in DISCARDABLE or told.epoch != given.epoch:
+            raise NotHeld(name=given.name, gateway=given.gateway)
+
+    return check
+
+
 def _decide(  # noqa: PLR0917 - each from the route that calls it
     services: Services, actor: Actor, response: Response, place: Place, kind: str, given: Decide
 ) -> JobView:
     asked = ItemOperation.HELD_RELEASE if kind == RELEASE else ItemOperation.HELD_DISCARD
-    held = place.read(services).held
+    held = _told(services, place, given) if given.gateway else place.read(services).held
     if held is not None:
         confirm_decision(given, held, kind)
-    check = checked(services, place, asked)
+    check = _checked_there(given) if given.gateway else checked(services, place, asked)
     return start_job(services, actor, response, kind, given, Operation.ITEM_FAILOVER, check)

@@ -129,6 +129,17 @@ def keep_held(connection: Connection, gateway: str, told: HeldReport) -> None:
     connection.execute(sa.update(HELD).where(*mine).values(told=told.model_dump_json(by_alias=True)))
 
 
+def held_at(connection: Connection, vault: str, gateway: str, machine: str) -> HeldReport | None:
+    """What the gateway with that name told of the machine there; None: nothing, or it is of another vault."""
+    query = (
+        sa.select(HELD.c.told)
+        .join_from(HELD, gateways, gateways.c.id == HELD.c.gateway)
+        .where(gateways.c.vault_id == vault, gateways.c.name == gateway, HELD.c.machine == machine)
+    )
+    told = connection.execute(query).scalar_one_or_none()
+    return None if told is None else HeldReport.model_validate_json(told)
+
+
 def held_machines(connection: Connection, vault: str, *, everything: bool) -> list[tuple[str, HeldReport]]:
     """Gateway name and held machine, by machine name. everything: also those that were decided."""
     query = (

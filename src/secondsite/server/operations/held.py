@@ -28,6 +28,7 @@ class Decide(msgspec.Struct, frozen=True, kw_only=True):
     """Of which item's machine. remove: of what is discarded, as the gateway takes it.
 
     epoch: of the claim that held the machine when it was decided; of a later one it decides nothing.
+    gateway: that holds it; empty: the item's source, as long as that is one.
     """
 
     vault: str
@@ -38,6 +39,7 @@ class Decide(msgspec.Struct, frozen=True, kw_only=True):
     confirm: str = ""
     remove: str = NOTHING
     by: str = ""
+    gateway: str = ""
 
 
 class HeldStatus(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
@@ -75,8 +77,8 @@ class Decided(msgspec.Struct, frozen=True, kw_only=True):
 def decisions(tools: Tools) -> tuple[Definition[Decide], Definition[Decide]]:
     """The jobs: to let it run again, and to shut it off for good."""
     return (
-        _decision(tools, RELEASE, "release", "Let {name} run again at its source"),
-        _decision(tools, DISCARD, "discard", "Discard what {name} wrote last at its source"),
+        _decision(tools, RELEASE, "release", "Let {name} run again at {where}"),
+        _decision(tools, DISCARD, "discard", "Discard what {name} wrote last at {where}"),
     )
 
 
@@ -90,7 +92,7 @@ def _decision(tools: Tools, kind: str, verb: str, title: str) -> Definition[Deci
             Step("decide", do=lambda run: _decide(tools, run, verb)),
             Step("done", do=lambda run: _carried_out(tools, run)),
         ),
-        title=lambda given: title.format(name=given.name),
+        title=lambda given: title.format(name=given.name, where=given.gateway or "its source"),
         locks=lambda given: (lock_key(given.machine),),
         vault=lambda given: given.vault,
         on_failure=OnFailure.KEEP,
@@ -98,13 +100,17 @@ def _decision(tools: Tools, kind: str, verb: str, title: str) -> Definition[Deci
 
 
 def _connected(tools: Tools, run: StepRun[Decide]) -> Result:
-    return tools.hear_of(tools.item(run.input.item).source_name) or DONE
+    return tools.hear_of(_where(tools, run)) or DONE
+
+
+def _where(tools: Tools, run: StepRun[Decide]) -> str:
+    return run.input.gateway or tools.item(run.input.item).source_name
 
 
 def _decide(tools: Tools, run: StepRun[Decide], verb: str) -> Result:
     """Asked again after a lost answer it finds that it was decided so."""
     given, item = run.input, tools.item(run.input.item)
-    source = tools.gateways.get(item.source_name)
+    source = tools.gateways.get(_where(tools, run))
     body: dict[str, Any] = {"epoch": given.epoch, "confirm": given.confirm, "by": given.by}
     if verb == "discard":
         body["remove"] = given.remove
@@ -121,7 +127,7 @@ def _decide(tools: Tools, run: StepRun[Decide], verb: str) -> Result:
 def _carried_out(tools: Tools, run: StepRun[Decide]) -> Result:
     """The gateway keeps trying by itself; the job says when it is so."""
     item = tools.item(run.input.item)
-    source = tools.gateways.get(item.source_name)
+    source = tools.gateways.get(_where(tools, run))
     asked = Asked(source.id, source.name, "GET", "/v1/held", seconds_max=ASK_SECONDS, key="look")
     found = ask_fresh(tools, run, asked, list[HeldStatus])
     if isinstance(found, RetryAfter):

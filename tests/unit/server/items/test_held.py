@@ -6,7 +6,7 @@ import pytest
 
 from secondsite.model import confirmations
 from secondsite.model.items import allowed_operations
-from secondsite.server.items.failovers import held_machines
+from secondsite.server.items.failovers import held_at, held_machines
 from secondsite.server.jobs.states import JobState
 from secondsite.server.operations.held import DISCARD, RELEASE, Decide
 from support.item_holds import FakeHolds
@@ -100,6 +100,39 @@ def test_a_job_decides_of_the_claim_that_was_seen_and_of_no_later_one(
     failed = place.run(job)
     assert (failed.state, failed.error and failed.error.code) == (JobState.FAILED, "held.another-claim")
     assert holds.known[SHOP.id]["state"] == "Held"
+
+
+def test_a_copy_that_another_site_holds_is_discarded_there(place: ItemPlace, holds: FakeHolds) -> None:
+    """The machine went on from it: it is neither end of the item any more."""
+    key, _ = place.identity.keys.create("North", url="https://server.example", by="maria")
+    place.enrol("gateway-c", key)
+    third = place.gateways["gateway-c"]
+    third.holds.hold(SHOP.id, claimant="gateway-a", epoch=6)
+    place.round()
+    place.round()
+    assert listed(place, everything=False) == [("gateway-a", "shop", "Held"), ("gateway-c", "shop", "Held")]
+    with place.database.read() as connection:
+        told = held_at(connection, place.vault, "gateway-c", SHOP.id)
+        assert held_at(connection, "another vault", "gateway-c", SHOP.id) is None
+        assert held_at(connection, place.vault, "gateway-b", SHOP.id) is None
+    assert told is not None
+    item = place.item(SHOP.id)
+    given = Decide(
+        vault=item.vault_id,
+        item=item.id,
+        machine=SHOP.id,
+        name="shop",
+        epoch=told.epoch,
+        confirm=confirmations.discarded("shop", "machine"),
+        remove="machine",
+        gateway="gateway-c",
+    )
+    done = place.run(place.worker.start(DISCARD, given))
+    assert (done.state, done.error) == (JobState.SUCCEEDED, None)
+    assert done.title == "Discard what shop wrote last at gateway-c"
+    assert output(done) == {"machine": SHOP.id, "state": "Discarded", "claimant": "gateway-a"}
+    assert ([one["epoch"] for one in third.holds.asked], holds.asked) == ([6], [])
+    assert listed(place, everything=False) == [("gateway-a", "shop", "Held")], "that of the source stays"
 
 
 def test_what_its_gateway_tells_of_no_more_is_not_shown(place: ItemPlace, holds: FakeHolds) -> None:
