@@ -25,9 +25,11 @@ from secondsite.base.crash import crash_point, mark
 from secondsite.base.errors import SecondsiteError
 from secondsite.fabrics.base import Fabric
 from secondsite.fabrics.errors import MachineUnknown
+from secondsite.gateway.failover.asking import Asking
 from secondsite.gateway.failover.claim import believed
-from secondsite.gateway.failover.heldrecord import HeldRecords
-from secondsite.gateway.messages.failover import Decide, HeldMachine, Removal
+from secondsite.gateway.failover.heldrecord import HeldRecords, known_after
+from secondsite.gateway.failover.said import decision_sentence
+from secondsite.gateway.messages.failover import Decide, HeldMachine
 from secondsite.gateway.messages.failovererrors import (
     DecidedOnAnother,
     HeldRecordDamaged,
@@ -97,6 +99,7 @@ class Fencing:
         self._records = HeldRecords(state_dir / "held")
         self._lock = threading.RLock()
         self._heard_at: dict[MachineId, float] = {}
+        self._asking = Asking(clock, events)
         self._told: dict[MachineId, str] = {}
         self._returned: set[MachineId] = set()  # whose replication is to look at its target anew
         self._begin_again: Callable[[MachineId], None] = lambda _: None
@@ -146,6 +149,7 @@ class Fencing:
     def saw(self, machine: MachineId, name: str, head: TargetHead) -> None:
         """Where the machine's journal stands, as its target says. Never raises; quick if nothing is new."""
         self._heard_at[machine] = self._clock.monotonic()
+        self._asking.answered(machine, name)
         if head.claim is None:
             return
         try:
@@ -170,7 +174,7 @@ class Fencing:
             if claim.reason in MOVED or held is None or held.state in _OURS:
                 self._hold(held, name, claim, head)
             else:  # what is held, or was decided about it, stands: the failover before was seen
-                self._records.change(machine, epoch=claim.epoch, known_epoch=_known(held, claim))
+                self._records.change(machine, epoch=claim.epoch, known_epoch=known_after(held, claim))
         elif claim.reason == ROLL_BACK and claim.claimant == self._us and held is not None:
             row = HELD_TABLE[held.state]
             if HeldEvent.RETURNED in row:
@@ -196,7 +200,7 @@ class Fencing:
         same = known is not None and final and known.claimant == claim.claimant
         if known is not None and (state is HeldState.REVERSED or (same and known.state in _DECIDABLE)):
             # what a person decided about it stands
-            more = _known(known, claim)
+            more = known_after(known, claim)
             known = self._records.change(machine, epoch=claim.epoch, known_epoch=more, final=final)
             if final:
                 text = f"{name} moved to {claim.claimant} for good: nothing is reversed onto its copy here."
@@ -318,6 +322,10 @@ class Fencing:
         held = self._records.get(machine)
         return (held.claimant, held.epoch) if held is not None and held.state in _ISOLATED else None
 
+    def unasked(self, machine: MachineId) -> str:
+        """See `cycle.Fence`."""
+        return self._asking.why_not(machine)
+
     def release(self, machine: MachineId, request: Decide) -> HeldMachine:
         """Let it run again, although it is not the authority.
 
@@ -393,7 +401,7 @@ class Fencing:
                 raise DecidedOnAnother(
                     machine=held.name, decided=request.epoch, epoch=held.epoch, claimant=held.claimant
                 )
-            wanted, why = _sentence(held, event, request.remove)
+            wanted, why = decision_sentence(held, event, request.remove)
             confirmations.require(held.name, request.confirm, wanted, why)
             if event is HeldEvent.DISCARDED:
                 held = msgspec.structs.replace(held, remove=request.remove)
@@ -458,19 +466,22 @@ class Fencing:
                 log.exception("asking for what is protected failed")
 
     def _ask(self, protected: Sequence[tuple[MachineId, str, Link]]) -> None:
-        silent: set[int] = set()  # links that are down: one question each round
+        silent: dict[int, SecondsiteError] = {}  # links that are down: one question each round
         for machine, name, link in protected:
             heard = self._heard_at.get(machine)
-            if self._stop.is_set() or id(link) in silent:
-                continue
+            if self._stop.is_set():
+                return
             if heard is not None and self._clock.monotonic() - heard < ASK_SECONDS:
                 continue
             try:
-                self.saw(machine, name, link.head(machine))
-            except SecondsiteError:
-                silent.add(id(link))
+                if id(link) not in silent:
+                    self.saw(machine, name, link.head(machine))
+            except SecondsiteError as error:
+                silent[id(link)] = error
             except Exception:  # part of a thread's root: told, and tried again
                 log.exception("asking for %s failed", name)
+            if (why := silent.get(id(link))) is not None:
+                self._asking.refused(machine, name, why)
 
     # small things
 
@@ -484,15 +495,3 @@ class Fencing:
 
     def _emit(self, code: str, severity: Severity, text: str, held: HeldMachine) -> None:
         self._events.emit(code, severity, text, machine=held.machine, epoch=held.epoch)
-
-
-def _known(held: HeldMachine, claim: Claim) -> int:
-    return max(held.known(), known_epoch(claim))
-
-
-def _sentence(held: HeldMachine, event: HeldEvent, remove: Removal) -> tuple[str, str]:
-    if event is HeldEvent.RELEASED:
-        why = confirmations.why_released(held.claimant, held.epoch)
-        return confirmations.released(held.name, held.claimant), why
-    why = "It is shut off for good; what it wrote after its last point is on its disks alone."
-    return confirmations.discarded(held.name, remove), why

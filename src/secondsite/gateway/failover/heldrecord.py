@@ -13,6 +13,7 @@ from secondsite.base.parse import JSON_ERRORS
 from secondsite.gateway.messages.failover import HeldMachine
 from secondsite.gateway.messages.failovererrors import HeldRecordDamaged
 from secondsite.model.ids import MachineId, machine_id
+from secondsite.model.points import Claim, known_epoch
 
 RECORD_BYTES_MAX = 64 * 1024
 
@@ -66,3 +67,8 @@ class HeldRecords:
 
     def _path(self, machine: MachineId) -> Path:
         return self._directory / f"{machine}.json"
+
+
+def known_after(held: HeldMachine, claim: Claim) -> int:
+    """Up to which epoch it is known whose the machine is, once that claim was seen as well."""
+    return max(held.known(), known_epoch(claim))

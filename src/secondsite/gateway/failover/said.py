@@ -5,10 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from secondsite.base.errors import InvalidInput
-from secondsite.gateway.messages.failover import FailoverPreview, FailoverStatus, StartFailover
+from secondsite.gateway.messages.failover import (
+    FailoverPreview,
+    FailoverStatus,
+    HeldMachine,
+    Removal,
+    StartFailover,
+)
 from secondsite.model import confirmations
 from secondsite.model.differences import not_as_asked
-from secondsite.model.failover import FailoverKind
+from secondsite.model.failover import FailoverKind, HeldEvent
 
 
 def require_said(request: StartFailover, seen: FailoverPreview) -> None:
@@ -44,3 +50,12 @@ def label_of(status: FailoverStatus, point: int) -> str:
         why = f"nothing that {status.name} wrote there is kept; it is of: {kept}"
         raise InvalidInput(what=f"point {point} with its writes", why=why)
     return found[-1]
+
+
+def decision_sentence(held: HeldMachine, event: HeldEvent, remove: Removal) -> tuple[str, str]:
+    """What a person says to the release or the discard of a held machine, and why."""
+    if event is HeldEvent.RELEASED:
+        why = confirmations.why_released(held.claimant, held.epoch)
+        return confirmations.released(held.name, held.claimant), why
+    why = "It is shut off for good; what it wrote after its last point is on its disks alone."
+    return confirmations.discarded(held.name, remove), why

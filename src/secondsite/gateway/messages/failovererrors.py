@@ -220,3 +220,20 @@ class HeldRecordDamaged(SecondsiteError):
         "Move the file away: the machine stays isolated at its host, and a new record is made as soon as the "
         "other site answers."
     )
+
+
+class CannotAsk(SecondsiteError):
+    """Its target refuses this gateway; told and shown, never raised."""
+
+    code = "held.cannot-ask"
+    outcome = Outcome.REFUSED
+    happened = "Whether {machine} was taken over elsewhere cannot be asked: {why}. Nothing isolates it here."
+    cause = (
+        "A certificate ran out while this gateway was away, it was revoked, unregistered or unpaired, or the "
+        "machine is not in its target's list: that tells it nothing."
+    )
+    action = (
+        "Look at the other site first (`secondsite failover status`): where {machine} runs there, shut this "
+        "copy down. Then enrol this gateway again with a key of `secondsite vault key --again`, or give it "
+        "another certificate (`secondsite certificate issue`)."
+    )

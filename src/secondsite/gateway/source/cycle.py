@@ -121,6 +121,9 @@ class Fence(Protocol):
     def elsewhere(self, machine: MachineId) -> tuple[str, int] | None:
         """Who took the machine over, and its epoch, while it is held here for that. May raise."""
 
+    def unasked(self, machine: MachineId) -> str:
+        """Why its target cannot be asked whether it was taken over, in sentences; empty: it can."""
+
 
 @dataclass(eq=False)
 class Bench:

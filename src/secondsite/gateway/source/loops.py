@@ -21,7 +21,7 @@ from secondsite.gateway.common.desired import DesiredState, Protection
 from secondsite.gateway.common.firstcopy import FirstCopy
 from secondsite.gateway.common.limits import PolicyLimits
 from secondsite.gateway.keys.sourcekeys import SourceKeys
-from secondsite.gateway.messages.gateway import ProtectionStatus
+from secondsite.gateway.messages.gateway import Health, ProtectionStatus
 from secondsite.gateway.messages.protecterrors import NotProtected, PeerUnknown
 from secondsite.gateway.source.cycle import Fence
 from secondsite.gateway.source.deepverify import DeepVerifier
@@ -31,7 +31,7 @@ from secondsite.gateway.source.orders import Orders
 from secondsite.gateway.source.pace import Policy
 from secondsite.gateway.source.replicate import Replication
 from secondsite.gateway.source.seedexport import SeedExport, SourceSeeds
-from secondsite.gateway.source.status import Board, of_another
+from secondsite.gateway.source.status import CANNOT_ASK, Board, of_another
 from secondsite.gateway.source.ways import Routes
 from secondsite.journal.keys import VaultKey
 from secondsite.model.events import EventSink, Severity
@@ -278,6 +278,8 @@ class Loops:
         shown = self.board(protection).show(spool_bytes=route.shipper.queued_bytes if route else 0)
         if (taken := self._taken(protection.machine)) is not None:
             shown = of_another(shown, *taken)
+        elif self._fence is not None and (why := self._fence.unasked(protection.machine)):
+            shown = msgspec.structs.replace(shown, health=Health.CRITICAL, code=CANNOT_ASK, note=why)
         return msgspec.structs.replace(
             shown,
             item=protection.item,

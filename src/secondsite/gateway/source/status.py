@@ -10,6 +10,7 @@ import msgspec
 
 from secondsite.base.clock import Clock
 from secondsite.base.errors import SecondsiteError
+from secondsite.gateway.messages.failovererrors import CannotAsk
 from secondsite.gateway.messages.gateway import FirstCopy, Health, ProtectionState, ProtectionStatus
 from secondsite.gateway.source.firstcopying import Progress
 from secondsite.model.events import EventSink, Severity
@@ -25,6 +26,7 @@ RPO_GRACE_SECONDS = 10.0
 INSTANTS_MAX = 1000
 BITMAP_MODE = "replicate.bitmap-mode"
 HELD = "replicate.held"
+CANNOT_ASK = CannotAsk.code
 _ORDER = [Health.NORMAL, Health.WARNING, Health.CRITICAL]
 
 
