@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from secondsite.base.errors import Outcome
 from secondsite.base.units import MIB
+from secondsite.cli.main import main
+from secondsite.client.login import Login, save_login
 from secondsite.gateway.control.failoverclient import FailoverClient
 from secondsite.gateway.messages.failover import RollBackFailover, StartFailover
 from secondsite.model import confirmations
@@ -20,6 +23,7 @@ from support.joined import ITEMS, A, B, Joined, hurry, joined
 from support.until import until
 
 LOST, KEPT = confirmations.lost("shop"), confirmations.kept("shop")
+COMMITTED = "CommitFailoverCompleted"
 
 
 @pytest.fixture
@@ -75,7 +79,25 @@ def looked_at(place: Joined, where: str) -> Any:
     return seen
 
 
-def test_site_a_is_lost_b_takes_over_and_a_returns_held(place: Joined, machine: MachineId) -> None:
+@pytest.fixture
+def command(
+    place: Joined, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Callable[..., str]:
+    """`secondsite item` with these words, as its server's owner."""
+
+    def run(*words: str) -> str:
+        authority = (place.root / "server" / "authority.crt").read_text()
+        save_login(Login(server=place.url, token=place.token, authority=authority), place.root / "client")
+        monkeypatch.setenv("SECONDSITE_CLIENT", str(place.root / "client"))
+        assert main(["item", *words]) == Outcome.OK, capsys.readouterr()
+        return capsys.readouterr().out
+
+    return run
+
+
+def test_site_a_is_lost_b_takes_over_and_a_returns_held(
+    place: Joined, machine: MachineId, command: Callable[..., str]
+) -> None:
     where = f"{ITEMS}/{machine}"
     with place.client(A) as client:
         first = client.take_point("shop").number
@@ -106,9 +128,8 @@ def test_site_a_is_lost_b_takes_over_and_a_returns_held(place: Joined, machine: 
     place.stop_server()
     place.start_server()
     until(lambda: place.call("GET", "/api/v1/health").status == 200, "the server")
-    kept = succeeded(place.job("POST", f"{where}/failoverCommit", {"confirm": KEPT}))
-    assert kept["state"] == "CommitFailoverCompleted"
-    shows(place, machine, "CommitFailoverCompleted")
+    assert succeeded(place.job("POST", f"{where}/failoverCommit", {"confirm": KEPT}))["state"] == COMMITTED
+    shows(place, machine, COMMITTED)
 
     place.start(A)
     held_at = "/api/v1/vaults/North/heldMachines"
@@ -122,16 +143,17 @@ def test_site_a_is_lost_b_takes_over_and_a_returns_held(place: Joined, machine: 
     shows(place, machine, "CommitFailoverCompleted")
     wrong = place.call("POST", f"{where}/heldDiscard", {"confirm": "yes"})
     assert wrong.json()["action"].endswith('--confirm "what shop wrote here last is given up".')
+    wrong_there = place.call("POST", f"{where}/heldDiscard", {"confirm": "yes", "provider": A}).json()
+    assert wrong_there["action"] == wrong.json()["action"]
     said = {"confirm": confirmations.discarded("shop")}
     for other in (B, "gateway-of-another-vault"):
         nowhere = place.call("POST", f"{where}/heldDiscard", {**said, "provider": other})
         assert (nowhere.status, nowhere.json()["code"]) == (409, "item.not-held")
-    wrong_there = place.call("POST", f"{where}/heldDiscard", {"confirm": "yes", "provider": A})
-    assert wrong_there.json()["code"] == wrong.json()["code"]
-    said["provider"] = A
-    assert succeeded(place.job("POST", f"{where}/heldDiscard", said))["state"] == "Discarded"
+    listed = command("held", "North").splitlines()[-1].split()
+    assert listed[:4] == ["shop", A, "Held", B]
+    command("held-discard", "North", "shop", "--of", A, "--confirm", said["confirm"])
     assert place.call("GET", held_at).json()["value"] == []
-    again = place.call("POST", f"{where}/heldDiscard", said)
+    again = place.call("POST", f"{where}/heldDiscard", {**said, "provider": A})
     assert (again.status, again.json()["code"]) == (409, "item.not-held"), "it was decided there"
     audit = place.call("GET", "/api/v1/audit?limit=1000").json()["value"]
     assert [entry["operation"] for entry in audit].count("item.failover") == 5

@@ -13,6 +13,7 @@ from secondsite.base.errors import RemoteError, SecondsiteError
 from secondsite.gateway.failover import claim as failoverclaim
 from secondsite.gateway.failover.claim import AFTER_CLAIM, BEFORE_CLAIM
 from secondsite.gateway.messages.failover import (
+    ChangePoint,
     FailoverStatus,
     PlannedStop,
     PlannedStopStatus,
@@ -85,6 +86,11 @@ def test_a_machine_is_moved_with_nothing_lost_and_moved_back(two: Two) -> None:
     for disk in ("vda", "vdb"):
         content = two.a_fabric.content(two.machine, disk)
         assert two.read(disk, 0, len(content)) == content
+    with two.at_b() as client:  # turned to another point and back nothing is lost, as before
+        for point, lost in ((moved.point - 1, True), (moved.point, False)):
+            client.change_point(OPERATION, ChangePoint(point=str(point), confirm=LOST))
+            until(lambda point=point: client.failover(OPERATION).point == point, "another point")  # type: ignore[misc]
+            assert bool(two.ended(FailoverState.COMPLETED).loss_seconds) is lost
     two.wait_held()
     with two.at_a() as client, pytest.raises(RemoteError, match="was taken over by"):
         client.cancel_stop("shop")

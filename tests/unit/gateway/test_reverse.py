@@ -33,6 +33,7 @@ from secondsite.gateway.reverse import service as reverse
 from secondsite.gateway.reverse import steps as reversesteps
 from secondsite.gateway.reverse.checks import Looker, Volumes, file_system
 from secondsite.gateway.reverse.service import Reversals
+from secondsite.gateway.reverse.steps import ReverseSteps
 from secondsite.journal.chain import Journal
 from secondsite.journal.store_memory import MemoryStore
 from secondsite.model.confirmations import ConfirmationMissing
@@ -248,6 +249,59 @@ def test_what_a_former_time_left_here_goes(site: Site) -> None:
     assert (status.epoch_floor, status.epoch) == (5, 6), "above what this site's own store had"
     assert [record.epoch for record in site.journal(site.machine).records()] == [6]
     assert site.forgotten == [site.machine]
+
+
+def test_who_took_the_machine_over_later_keeps_the_store_it_writes(site: Site) -> None:
+    """What this gateway knows of the writer is older: it would hold the authority, and end its copy."""
+    journal = site.journal(site.machine)
+
+    def claimed(reason: str, above: int) -> int:
+        head = journal.head()
+        return journal.claim(
+            name="shop",
+            claimant="gateway-c",
+            reason=reason,
+            clock=site.twin.clock,
+            expected=head,
+            above=above,
+        ).epoch
+
+    assert claimed("first copy", 0) == 1  # of an earlier time: it goes
+    assert site.reverse().state is ReverseState.READY
+    site.reversals.take_back(site.machine)
+    assert site.settled().state is ReverseState.TAKEN_BACK
+    assert claimed("first copy", 8) == 9
+    check = site.checks()["journal"]
+    assert check.cause.startswith("gateway-c writes shop here in epoch 9")
+    with pytest.raises(ReverseRefused, match="gateway-c writes shop here in epoch 9"):
+        site.reverse("ef" * 16)
+    assert (site.held(), journal.head().epoch) == (HeldState.HELD, 9)
+
+
+def test_one_that_was_begun_before_that_ends_with_the_reason_and_is_taken_back(site: Site) -> None:
+    journal = site.journal(site.machine)
+
+    def meanwhile(status: ReverseStatus) -> bool:
+        head = journal.head()
+        journal.claim(
+            name="shop",
+            claimant="gateway-c",
+            reason="first copy",
+            clock=site.twin.clock,
+            expected=head,
+            above=8,
+        )
+        return unprotect(site.reversals._steps, status)
+
+    unprotect = ReverseSteps._unprotect
+    with mock.patch.object(ReverseSteps, "_unprotect", lambda _steps, status: meanwhile(status)):
+        status = site.reverse()
+    assert (status.state, (status.error or {})["code"]) == (ReverseState.FAILED, "reverse.superseded")
+    site.reversals.take_back(site.machine)
+    assert site.settled().state is ReverseState.TAKEN_BACK
+    claim = journal.head().claim
+    assert claim is not None
+    assert (claim.claimant, claim.epoch, site.held()) == ("gateway-c", 9, HeldState.HELD)
 
 
 def test_it_is_said_word_for_word_and_nothing_is_done_before(site: Site) -> None:

@@ -311,6 +311,8 @@ class FailoverRunner:
         crash_point(CHANGE_MOVED)
         assert status.claimed_at is not None, "changed after the claim only"
         lost = (moment(status.claimed_at) - moment(point.given_at)).total_seconds()
+        if status.stop is not None and stopped_on(self._hands.journal(status.machine), point.number):
+            lost = 0.0  # its source stood still since then, also where other points were tried meanwhile
         self._records.change(identity, recovered=None)
         self._records.move(
             identity,

@@ -35,6 +35,19 @@ class ReverseRefused(SecondsiteError):
     action = "{actions}"
 
 
+class ReverseSuperseded(SecondsiteError):
+    """Its store is written by who took the machine over later, of which this gateway has not heard."""
+
+    code = "reverse.superseded"
+    outcome = Outcome.REFUSED
+    happened = "{other} writes {machine} here in epoch {epoch}, later than all that is known of {writer}."
+    cause = "{other} took the machine over from {writer}, or from who had it since."
+    action = (
+        "Leave the store to {other}: take the reversal back if it was begun, and see at {other} who has the "
+        "machine (`secondsite failover status`)."
+    )
+
+
 class MachineGone(SecondsiteError):
     """The old copy is not here."""
 

@@ -14,9 +14,14 @@ from secondsite.base.units import format_bytes
 from secondsite.fabrics.base import Fabric
 from secondsite.gateway.messages.adoption import AdoptImage
 from secondsite.gateway.messages.failover import Check, HeldMachine
-from secondsite.gateway.messages.reverseerrors import DisksGone, MachineGone, ReverseRefused
-from secondsite.journal.chain import Journal
-from secondsite.model.failover import MOVED
+from secondsite.gateway.messages.reverseerrors import (
+    DisksGone,
+    MachineGone,
+    ReverseRefused,
+    ReverseSuperseded,
+)
+from secondsite.journal.chain import KEY_ROTATION, Head, Journal
+from secondsite.model.failover import AUTHORITY, MOVED, NOBODY
 from secondsite.model.ids import DiskId, MachineId
 from secondsite.model.machines import Disk, Machine
 from secondsite.transfer.protocols import Link, TargetHead
@@ -72,6 +77,14 @@ def require(machine: str, checks: Sequence[Check]) -> None:
         raise ReverseRefused(
             machine=machine, failures=failures, actions=" ".join(check.action for check in failed)
         )
+
+
+def written_since(head: Head, writer: str, known: int) -> str:
+    """Who else than `writer` began to write the machine here after all that is known of it; or nobody."""
+    claim = head.claim
+    if claim is None or claim.reason in AUTHORITY | {KEY_ROTATION} or claim.epoch <= known:
+        return ""
+    return claim.claimant if claim.claimant not in (NOBODY, writer) else ""
 
 
 def theirs_of(
@@ -164,6 +177,11 @@ class Looker:
                 f"{held.claimant} has point {head.point.number} of {held.name} here already",
                 "Nothing: the machine is protected in the other direction.",
             )
+            return
+        if other := written_since(head, held.claimant, held.known()):
+            error = ReverseSuperseded(machine=held.name, writer=held.claimant, other=other, epoch=head.epoch)
+            happened, _, action = error.sentences()
+            yield _failed("journal", happened.rstrip("."), action)
             return
         now = self.clock.utc().isoformat()
         holders = sorted({pin.holder for pin in journal.state().pins_at(now)})

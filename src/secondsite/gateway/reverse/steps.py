@@ -20,7 +20,8 @@ from secondsite.gateway.failover.fencing import Fencing
 from secondsite.gateway.messages.adopterrors import AdoptionUnknown
 from secondsite.gateway.messages.adoption import ENDED, AdoptionStatus, AdoptRequest
 from secondsite.gateway.messages.reverse import ReverseState, ReverseStatus
-from secondsite.gateway.messages.reverseerrors import ReverseComplete
+from secondsite.gateway.messages.reverseerrors import ReverseComplete, ReverseSuperseded
+from secondsite.gateway.reverse.checks import written_since
 from secondsite.gateway.reverse.record import ReverseRecords
 from secondsite.gateway.target.bases import remove_images
 from secondsite.journal.chain import Journal
@@ -138,6 +139,11 @@ class ReverseSteps:
         for _ in range(ATTEMPTS_MAX):
             with contextlib.suppress(HeadMoved):
                 head = journal.head()
+                seen = status.epoch_floor if known is None else known
+                if other := written_since(head, status.writer, seen):
+                    raise ReverseSuperseded(
+                        machine=status.name, writer=status.writer, other=other, epoch=head.epoch
+                    )
                 before = head.epoch if head.claim is None else known_epoch(head.claim)
                 claim = journal.claim(
                     name=status.name,
