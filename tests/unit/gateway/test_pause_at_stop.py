@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator
 from typing import Any
 from unittest import mock
@@ -39,22 +40,25 @@ def replication(two: Two) -> Replication:
     return protections(two).handles.running[two.machine]
 
 
-def test_a_stop_leaves_no_instant_that_becomes_a_point_of_a_paused_machine(two: Two) -> None:
-    """One more is captured while the last point is on its way to be seen, and its commit is held up."""
+@contextlib.contextmanager
+def held_up(two: Two) -> Iterator[list[str]]:
+    """One more instant is captured as a stop sees its last point; its commit waits until that is cleared."""
     commit, last_head = GatewayReceiver.commit, PlannedStops._head
-    held_up: list[str] = []
+    why: list[str] = []
+    done: list[bool] = []
 
     def commits(receiver: GatewayReceiver, peer: Any, proposal: Any) -> CommittedPoint:
-        if held_up:
-            raise LinkDown(peer=A, why="held up")
+        if why:
+            raise LinkDown(peer=A, why=why[0])
         return commit(receiver, peer, proposal)
 
     def head(stops: PlannedStops, machine: Any) -> CommittedPoint | None:
         seen = last_head(stops, machine)
         status = stops._read(machine)
         steps = status.steps if status is not None else ()
-        if seen is not None and not held_up and steps and seen.asked_at >= steps[-1].started_at:
-            held_up.append("from now on")
+        if seen is not None and not done and steps and seen.asked_at >= steps[-1].started_at:
+            done.append(True)
+            why.append("held up")
             running = replication(two)
             running.hurry()
             until(lambda: bool(running._line.pending), "another instant")
@@ -67,10 +71,13 @@ def test_a_stop_leaves_no_instant_that_becomes_a_point_of_a_paused_machine(two: 
     ):
         client.stop_in_order("shop", STOP)
         until(lambda: "captured after" in client.planned_stop("shop").note, "the stop waits for it")
-        held_up[:] = []
-        head_again = mock.patch.object(PlannedStops, "_head", last_head)
-        with head_again:
-            until(lambda: client.planned_stop("shop").state == "Completed", "stopped")
+        yield why
+
+
+def test_a_stop_leaves_no_instant_that_becomes_a_point_of_a_paused_machine(two: Two) -> None:
+    with held_up(two) as why, two.at_a() as client:
+        why.clear()
+        until(lambda: client.planned_stop("shop").state == "Completed", "stopped")
         stopped = client.planned_stop("shop")
         assert stopped.point == two.journal.head().number, "that instant, too, is a point now"
         client.pause("shop", by="ann")
@@ -79,6 +86,14 @@ def test_a_stop_leaves_no_instant_that_becomes_a_point_of_a_paused_machine(two: 
         until(lambda: two.machine in running and replication(two)._planned, "its loop, at rest")
     assert not replication(two)._line.pending, "nothing is on its way"
     assert two.journal.head().number == stopped.point
+
+
+def test_a_failover_that_does_not_wait_for_that_instant_ends_the_stop(two: Two) -> None:
+    with held_up(two), two.at_a() as client:
+        two.start()
+        until(lambda: client.planned_stop("shop").state == "Failed", "the stop's end")
+        error = client.planned_stop("shop").error or {}
+        assert error["code"] == "failover.taken-over"
 
 
 def test_a_pause_outlives_an_older_word_of_the_server(two: Two) -> None:

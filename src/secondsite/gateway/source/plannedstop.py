@@ -370,11 +370,17 @@ class PlannedStops:
         """Nothing is on its way any more; False: the gateway ends.
 
         What was captured while the last point was on its way would become a point once the stop is cancelled,
-        also of a machine that a person paused before that.
+        also of a machine that a person paused before that. Raises AlreadyTakenOver, as `_last_point` does.
         """
         while not self._protected.drain(machine):
             if not self.get(machine).note:
                 self._change(machine, note="waiting for what was captured after its last point")
+            try:
+                self._require_ours(machine, self.get(machine).name)
+            except AlreadyTakenOver:
+                raise
+            except SecondsiteError:
+                log.debug("the target says nothing of %s", machine, exc_info=True)
             if self._clock.wait(self._stop, POLL_SECONDS):
                 return False
         self._change(machine, note="")
