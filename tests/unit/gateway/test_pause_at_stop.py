@@ -96,6 +96,17 @@ def test_a_failover_that_does_not_wait_for_that_instant_ends_the_stop(two: Two) 
         assert error["code"] == "failover.taken-over"
 
 
+def test_a_stop_says_that_it_waits_for_a_replication_that_was_paused_meanwhile(two: Two) -> None:
+    with two.at_a() as client:
+        with mock.patch.object(GatewayReceiver, "commit", side_effect=LinkDown(peer=A, why="held up")):
+            client.stop_in_order("shop", STOP)
+            client.pause("shop", by="ann")
+            until(lambda: "paused by ann" in client.planned_stop("shop").note, "it says so")
+        client.resume("shop", by="ann")
+        until(lambda: client.planned_stop("shop").state == "Completed", "stopped")
+        assert not client.planned_stop("shop").note
+
+
 def test_a_pause_outlives_an_older_word_of_the_server(two: Two) -> None:
     """It was taken before the pause, and whoever took it has its loop follow it after that."""
     kept = protections(two)._desired

@@ -362,6 +362,8 @@ class PlannedStops:
             if found is not None and found.asked_at >= since and found.checkpoint not in before:
                 self._change(machine, note="")
                 return found
+            if why := self._protected.hindrance(machine):  # a pause of meanwhile: it ends when that does
+                self._change(machine, note=f"waiting for its last point: {why}")
             self._protected.hurry(machine)
             self._clock.wait(self._stop, POLL_SECONDS)
         return None
