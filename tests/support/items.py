@@ -96,6 +96,8 @@ class FakeGateway:
     holds: FakeHolds = field(default_factory=FakeHolds)
     returns: FakeReturns = field(default_factory=FakeReturns)
     in_use: dict[str, str] = field(default_factory=dict)  # machine -> why its replica is not deleted yet
+    epoch: int = 0  # that it writes in, where that is told
+    lost: dict[str, str] = field(default_factory=dict)  # machine -> why nothing is copied of it
     site: Told = field(default_factory=Told)  # as it tells it now
     reached: bool = True  # by the others
     writes: int = 0
@@ -179,7 +181,8 @@ class FakeGateway:
                     del self.protections[machine]
                 continue
             peer = self.place.gateways.get(one.wanted.peer)
-            if one.wanted.paused or peer is None or not peer.here or peer.failovers.standing(machine):
+            waits = one.wanted.paused or machine in self.lost
+            if waits or peer is None or not peer.here or peer.failovers.standing(machine):
                 continue
             if one.copied < COPY_ROUNDS:
                 one.copied += 1
@@ -195,7 +198,7 @@ class FakeGateway:
                 name=one.wanted.name,
                 revision=known.revision if known else one.wanted.revision,
                 points=(known.points if known else 0) + 1,
-                epoch=known.epoch if known else 1,
+                epoch=max(self.epoch, known.epoch if known else 1),
             )
 
     def report(self) -> None:
@@ -218,6 +221,10 @@ class FakeGateway:
                 state = "Paused"
             elif one.comparing:
                 state = "Resynchronizing"
+            trouble: dict[str, Any] = {}
+            if machine in self.lost:
+                state, copying = "Paused", None
+                trouble = {"health": "Critical", "code": "replicate.held", "note": self.lost[machine]}
             if not one.wanted.enabled:
                 state = "DisablingProtection"
             said.append(
@@ -229,7 +236,8 @@ class FakeGateway:
                     revision=one.wanted.revision if one.item else 0,
                     wanted=one.wanted if machine in self.tell else None,
                     state=state,
-                    health="Normal",
+                    **{"health": "Normal", **trouble},
+                    epoch=self.epoch,
                     copying=copying,
                     resynced=one.resynced,
                     points=one.points,

@@ -37,6 +37,30 @@ class ItemExists(SecondsiteError):
     action = "See `secondsite item show`; change its policy, disks or mapping instead of protecting it again."
 
 
+class MachineHeld(SecondsiteError):
+    """Its copy at the gateway that is named is not the one that counts."""
+
+    code = "item.machine-held"
+    outcome = Outcome.REFUSED
+    happened = "{name} cannot be protected from {gateway}: {why}."
+    cause = "Another site took the machine over, and its claim is in force: nothing is copied from {gateway}."
+    action = (
+        "Protect it from where it runs. If the copy at {gateway} is to count again instead: let it run "
+        "(`secondsite item held-release`), remove the machine at the other site, delete its replica there "
+        "(`secondsite replica delete`), then protect it."
+    )
+
+
+class TakenOverMeanwhile(SecondsiteError):
+    """What a job waits for will not come."""
+
+    code = "item.taken-over-meanwhile"
+    outcome = Outcome.REFUSED
+    happened = "{name} was taken over by {target} before its first copy was done: it is {state}."
+    cause = "Somebody failed it over at that gateway itself."
+    action = "Look at it (`secondsite item show`), which says what is possible now; nothing was taken back."
+
+
 class ItemBehind(SecondsiteError):
     """The gateway has a newer revision than the server."""
 

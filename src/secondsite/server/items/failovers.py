@@ -140,6 +140,26 @@ def held_at(connection: Connection, vault: str, gateway: str, machine: str) -> H
     return None if told is None else HeldReport.model_validate_json(told)
 
 
+def told_failover(connection: Connection, gateway: str | None, machine: str) -> FailoverReport | None:
+    """The newest that a gateway, by its id, told of."""
+    mine = (FAILOVERS.c.gateway == gateway, FAILOVERS.c.machine == machine)
+    told = connection.execute(sa.select(FAILOVERS.c.told).where(*mine)).scalar_one_or_none()
+    return None if told is None else FailoverReport.model_validate_json(told)
+
+
+def known_failover(connection: Connection, target: str | None, machine: str) -> str:
+    """The newest there, of an earlier circle: it came to its end, and leads the item nowhere any more."""
+    told = told_failover(connection, target, machine)
+    return "" if told is None else told.id
+
+
+def has_claim(connection: Connection, target: str | None, machine: str) -> bool:
+    """Whether a failover's claim in its store says whose the machine is, also where no point is left."""
+    told = told_failover(connection, target, machine)
+    over = {state.value for state in BACK}
+    return told is not None and told.state not in over and told.kept != KeptState.RETIRED.value
+
+
 def held_machines(connection: Connection, vault: str, *, everything: bool) -> list[tuple[str, HeldReport]]:
     """Gateway name and held machine, by machine name. everything: also those that were decided."""
     query = (

@@ -31,6 +31,7 @@ from secondsite.server.items.errors import (
     SameGateway,
     StillEnding,
 )
+from secondsite.server.items.failovers import known_failover
 from secondsite.server.items.generations import raise_generations
 from secondsite.server.items.records import Item, item_of, query
 from secondsite.server.items.seams import Seams
@@ -179,6 +180,8 @@ class Items:
             "mapping": mapping.model_dump_json(by_alias=True),
             "own_mapping": int(new.mapping is not None),
             **FRESH,
+            # what the target took over in an earlier protection is another story, whatever came of it
+            "failover_id": known_failover(connection, new.target.id, new.machine),
             "changed_by": by,
         }
         if found is None:

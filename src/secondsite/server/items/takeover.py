@@ -13,13 +13,14 @@ from secondsite.server.database.tables_identity import gateways
 from secondsite.server.database.tables_items import ITEMS, REPORTS
 from secondsite.server.database.values import to_json
 from secondsite.server.identity.gateways import GatewayIdentity
+from secondsite.server.items.failovers import known_failover
 from secondsite.server.items.generations import raise_generations
 from secondsite.server.items.news import is_news
 from secondsite.server.items.reconcile import RECONCILED
 from secondsite.server.items.records import Item
 from secondsite.server.items.search import name_key
 from secondsite.server.items.service import FRESH, GatewayRef, Items, NewItem
-from secondsite.server.items.turning import TURNED, around, columns_before, known_failover
+from secondsite.server.items.turning import TURNED, around, columns_before
 from secondsite.transfer.desired import WantedProtection
 from secondsite.transfer.reports import ProtectionReport
 
@@ -83,7 +84,7 @@ def _reversed(
         "target_name": target.name,
         "target_revision": found.source_revision if same else 0,
         "source_revision": said.revision,
-        "failover_id": known_failover(connection, target, found.machine),
+        "failover_id": known_failover(connection, target.id, found.machine),
         "revision": max(said.wanted.revision + int(said.wanted.item != found.id), found.revision),
         "managed": 1,
         "finalized_at": items.now(),

@@ -13,18 +13,16 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import msgspec
-import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from secondsite.model.machines import Machine
 from secondsite.model.policies import ReplicationPolicy
-from secondsite.server.database.tables_failovers import FAILOVERS
 from secondsite.server.database.values import to_json
+from secondsite.server.items.failovers import known_failover
 from secondsite.server.items.records import Item
 from secondsite.server.items.seams import Seams
 from secondsite.server.items.service import GatewayRef
 from secondsite.transfer.desired import WantedMapping
-from secondsite.transfer.reports import FailoverReport
 
 
 class Direction(enum.StrEnum):
@@ -114,7 +112,7 @@ def turned(connection: Connection, seams: Seams, item: Item, turn: Turn) -> dict
         "mapping": mapping.model_dump_json(by_alias=True),
         "own_mapping": int(own),
         "home": "" if is_forth(item, turn.target.id) else to_json(home),
-        "failover_id": known_failover(connection, turn.target, item.machine),
+        "failover_id": known_failover(connection, turn.target.id, item.machine),
         # a pause, a comparison that was asked for, and what is done: of the other direction
         "paused": 0,
         "resync": 0,
@@ -194,13 +192,6 @@ def is_turned(item: Item) -> bool:
 
 class _Before(msgspec.Struct, frozen=True):
     columns: dict[str, str | int | None] = {}
-
-
-def known_failover(connection: Connection, target: GatewayRef, machine: str) -> str:
-    """The newest there, of an earlier circle: it came to its end, and leads the item nowhere any more."""
-    mine = (FAILOVERS.c.gateway == target.id, FAILOVERS.c.machine == machine)
-    told = connection.execute(sa.select(FAILOVERS.c.told).where(*mine)).scalar_one_or_none()
-    return "" if told is None else FailoverReport.model_validate_json(told).id
 
 
 def policy_of(

@@ -10,6 +10,8 @@ import msgspec
 from sqlalchemy.engine import Connection
 
 from secondsite.base.errors import SecondsiteError
+from secondsite.model.failover import HeldState
+from secondsite.model.itemfailovers import STANDING, TAKEN_OVER
 from secondsite.model.items import COUNTED, ProtectedEvent, ProtectedState
 from secondsite.model.machines import Machine
 from secondsite.server.inventory.service import Kind
@@ -17,11 +19,14 @@ from secondsite.server.items.errors import (
     DiskUnknown,
     GatewayRefused,
     ItemExists,
+    MachineHeld,
     MachineNotProtectable,
     NothingLeft,
     RecoveryKeyUnproved,
     SameGateway,
+    TakenOverMeanwhile,
 )
+from secondsite.server.items.failovers import has_claim, held_at
 from secondsite.server.items.records import Item, lock_key
 from secondsite.server.items.service import GatewayRef, NewItem
 from secondsite.server.jobs.definitions import DONE, Definition, Done, OnFailure, Result, RetryAfter, Step
@@ -41,6 +46,10 @@ from secondsite.server.operations.tools import (
 from secondsite.transfer.desired import WantedMapping
 
 PROTECT = "item.protect"
+# its copy at that gateway is another's, until a person decides otherwise
+_ISOLATED = (HeldState.HELD.value, HeldState.REVERSED.value)
+# A gateway's word for a machine that it does not copy, since another site is its authority.
+HELD = "replicate.held"
 _FAILED = (ProtectedState.ENABLING_FAILED, ProtectedState.COPY_FAILED)
 
 
@@ -67,7 +76,7 @@ class Protect(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Enabled(msgspec.Struct, frozen=True, kw_only=True):
-    """The item that was made. had_replica: the target kept points of the machine before."""
+    """The item that was made. had_replica: the target kept points of the machine before, or a claim."""
 
     item: str
     had_replica: bool
@@ -169,6 +178,12 @@ def _not_protected(tools: Tools, run: Run) -> Result:
         raise ItemExists(
             name=found.name, state=found.state.value, source=found.source_name, target=found.target_name
         )
+    given = run.input
+    with tools.items.database.read() as connection:
+        held = held_at(connection, given.vault, given.source, given.machine)
+    if held is not None and held.state in _ISOLATED:
+        why = f"it is {held.state.lower()} there since {held.claimant} took it over in epoch {held.epoch}"
+        raise MachineHeld(name=given.name, gateway=given.source, why=why)
     return DONE
 
 
@@ -258,6 +273,7 @@ def _enable(tools: Tools, run: Run) -> Result:
 
     def work(connection: Connection) -> Enabled:
         had_replica = tools.items.has_replica(connection, target.id, given.machine)
+        had_replica = had_replica or has_claim(connection, target.id, given.machine)
         found = tools.items.of_machine(connection, given.vault, given.machine)
         if found is None or found.changed_by != action_of(run):
             found = tools.items.enable(connection, new, by=action_of(run))
@@ -272,6 +288,9 @@ def _take_back(tools: Tools, run: Run) -> Result:
     if found is None or not found.changed_by.startswith(f"{run.job}/"):
         return DONE
     if found.state is ProtectedState.UNPROTECTED:
+        return DONE
+    if found.state in STANDING | TAKEN_OVER:
+        run.log(f"{found.name} is {found.state.value}: its protection is not taken back", "warning")
         return DONE
     had_replica = _had_replica(run)
     item = change_once(
@@ -311,4 +330,9 @@ def _first_copy(tools: Tools, run: Run) -> Result:
         points = item.points
         run.log(f"the first recovery point is at {item.target_name}")
         return Done(Protected(item=item.id, points=points))
+    if item.state in STANDING | TAKEN_OVER:
+        raise TakenOverMeanwhile(name=item.name, target=item.target_name, state=item.state.value)
+    if item.health_code == HELD:
+        why = item.health_note.rstrip(".")
+        raise MachineHeld(name=item.name, gateway=item.source_name, why=why)
     return RetryAfter(LOOK_SECONDS, tell_progress(run, item, "first copy"))
