@@ -18,6 +18,7 @@ from secondsite.server.jobs.states import JobState
 from secondsite.server.operations.failover import FAILOVER, Failover
 from secondsite.server.operations.failoverends import COMMIT, ROLL_BACK, Commit, RollBack
 from secondsite.server.operations.forget import FORGET, Forget
+from support.item_asks import accepted, shown
 from support.items import ItemPlace, a_machine
 
 SHOP = a_machine()
@@ -83,12 +84,15 @@ def test_a_standing_failover_without_any_gateway_is_given_up_and_comes_back_with
 ) -> None:
     assert place.run(place.protect(SHOP.id)).state is JobState.SUCCEEDED
     ran(place, FAILOVER, Failover(**given(place), confirm=confirmations.taken_over("shop", "gateway-a")))
+    # one of its gateways can be asked: the API neither shows nor begins it
+    assert "forget" not in shown(place, place.item(SHOP.id)) | accepted(place, place.item(SHOP.id))
     there = place.run(place.worker.start(FORGET, Forget(**given(place))))
     assert there.error is not None
     assert there.error.code == "item.gateway-still-there"
     a, b = place.gateways["gateway-a"], place.gateways["gateway-b"]
     a.here = b.here = False
     place.clock.advance(3600)
+    assert "forget" in shown(place, place.item(SHOP.id)) & accepted(place, place.item(SHOP.id))
     ran(place, FORGET, Forget(**given(place)))
     item = place.item(SHOP.id)
     assert (item.state, item.enabled) == (S.UNPROTECTED, False)
