@@ -12,6 +12,7 @@ from secondsite.model.events import Severity
 from secondsite.model.items import ProtectedEvent, ProtectedState
 from secondsite.server.database.tables_items import ITEMS, REPORTS
 from secondsite.server.items.errors import GatewayRefused
+from secondsite.server.items.failovers import follow
 from secondsite.server.items.records import Item, lock_key
 from secondsite.server.jobs.definitions import (
     DONE,
@@ -110,7 +111,15 @@ def _enable_again(tools: Tools, run: StepRun[Disable]) -> Result:
     if found.enabled or found.state is ProtectedState.UNPROTECTED:
         return DONE
     back = {"enabled": 1, "delete_replica": 0, "source_done": 0, "target_done": 0, "left_behind": ""}
-    change_once(tools, run, found.id, ProtectedEvent.DISABLE_TAKEN_BACK, lambda _item: back, force=True)
+    event = ProtectedEvent.DISABLE_TAKEN_BACK
+    item = change_once(tools, run, found.id, event, lambda _item: back, force=True)
+    over = item.failover
+    if item.state is ProtectedState.ENABLING and over is not None and over.id == item.failover_id:
+        # what is taken over still: nothing its source says would lead it there again
+        unseen = msgspec.structs.replace(item, failover_id="")
+        events = follow(unseen, over) if item.reported is not None else ()
+        if events:
+            run.write(lambda connection: tools.items.lead(connection, item.id, events, failover=over.id))
     return DONE
 
 

@@ -7,14 +7,17 @@ from typing import Any
 
 import pytest
 
-from secondsite.model.items import ProtectedState
+from secondsite.model import confirmations
+from secondsite.model.items import ProtectedState, allowed_operations
 from secondsite.server.items.errors import StillEnding
-from secondsite.server.items.records import Item
+from secondsite.server.items.records import Item, job_input
 from secondsite.server.items.service import GatewayRef, NewItem
 from secondsite.server.jobs.lease import Hold
 from secondsite.server.jobs.states import JobState
 from secondsite.server.operations.changing import PAUSE
 from secondsite.server.operations.ending import DISABLE, Disable
+from secondsite.server.operations.failover import FAILOVER, Failover
+from secondsite.server.operations.failoverends import COMMIT, Commit
 from support.items import ItemPlace, a_machine, change, end, output
 
 SHOP = a_machine()
@@ -195,3 +198,27 @@ def _run_with_deaths(place: ItemPlace, job: str) -> None:
             return
         place.clock.advance(1)
     raise AssertionError(place.worker.log(job))
+
+
+def test_an_end_that_is_called_off_leaves_a_machine_where_it_was_taken_over(place: ItemPlace) -> None:
+    """Its source says nothing that would lead it there again: it stayed at the beginning of a protection."""
+    a, b = place.gateways["gateway-a"], place.gateways["gateway-b"]
+    assert place.run(place.protect(SHOP.id)).state is JobState.SUCCEEDED
+    before = place.item(SHOP.id)
+    said = confirmations.taken_over("shop", "gateway-a")
+    assert place.run(place.worker.start(FAILOVER, Failover(**job_input(before), confirm=said))).error is None
+    kept = Commit(**job_input(before), confirm=confirmations.kept("shop"))
+    assert place.run(place.worker.start(COMMIT, kept)).error is None
+    a.lost = {SHOP.id: "shop is held: gateway-b is its writer since epoch 2; a person decides"}
+    b.here = False
+    job = place.worker.start(DISABLE, Disable(**job_input(before)))
+    place.run(job, until=lambda found: "gateway-b" in (found.note or ""))
+    with place.database.write() as connection:
+        place.worker.jobs.cancel(connection, job, "ann")
+    assert place.run(job).state is JobState.CANCELLED
+    b.here = True
+    for _ in range(20):
+        place.round(10.0)
+    item = place.item(SHOP.id)
+    assert (item.state, item.enabled) == (ProtectedState.COMMITTED, True)
+    assert "reprotect" in {one.value for one in allowed_operations(item.state, item.facts)}
