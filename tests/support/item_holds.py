@@ -58,17 +58,19 @@ class FakeHolds:
             return 200, shown
         _, machine, verb = call.path.split("/")[2:]
         body = json.loads(call.body)
-        if self.known.get(machine, {}).get("state") not in ("Held", _VERBS[verb]):
+        one = self.known.get(machine, {"state": ""})
+        before = ("Held", "Released") if verb == "discard" else ("Held",)
+        if one["state"] not in (*before, _VERBS[verb]):
             return 404, refusal("machine.not-here", "not_found")
-        one = self.known[machine]
-        if one["state"] == "Held" and body["epoch"] != one["epoch"]:
+        if one["state"] in before and body["epoch"] != one["epoch"]:
             return 409, refusal("held.another-claim")
-        if one["state"] == "Held":
+        if one["state"] in before:
             said = confirmations.released("shop", one["claimant"])
             if verb == "discard":
                 said = confirmations.discarded("shop", body["remove"])
             if body["confirm"] != said:
                 return 409, refusal("failover.confirmation-missing")
             self.asked.append(body)
-            one |= {"state": _VERBS[verb], "decidedAt": AT, "decidedBy": body["by"]}
+            removed = {"remove": body.get("remove", "nothing")}
+            one |= {"state": _VERBS[verb], "decidedAt": AT, "decidedBy": body["by"], **removed}
         return 200, dict(one)

@@ -91,13 +91,17 @@ class FakeReturns:
         return 202, dict(self.known[machine])
 
     def _look(self, machine: str) -> Answered:
+        found = self.look(machine)
+        return (404, refusal("reverse.unknown", "not_found")) if found is None else (200, dict(found))
+
+    def look(self, machine: str) -> dict[str, Any] | None:
+        """A little of what is under way."""
         found = self.known.get(machine)
-        if found is None:
-            return 404, refusal("reverse.unknown", "not_found")
-        self.left[machine] -= 1
-        if self.left[machine] <= 0:
-            self._get_on(machine, found)
-        return 200, dict(found)
+        if found is not None:
+            self.left[machine] -= 1
+            if self.left[machine] <= 0:
+                self._get_on(machine, found)
+        return found
 
     def _get_on(self, machine: str, found: dict[str, Any]) -> None:
         if found["state"] == "Adopting" and self.fails:

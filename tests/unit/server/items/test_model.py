@@ -27,7 +27,6 @@ from secondsite.model.itemfailovers import STANDING, TAKEN_OVER
 from secondsite.model.items import (
     COUNTED,
     TABLE,
-    ItemFacts,
     ItemOperation,
     ItemTransition,
     OperationNotAllowed,
@@ -44,6 +43,7 @@ from secondsite.server.jobs import records
 from secondsite.server.jobs.states import JobState
 from secondsite.server.operations.changing import CHANGE, PAUSE, RESUME, RESYNC, Change
 from secondsite.server.operations.ending import DISABLE, Disable
+from secondsite.server.operations.failback import FAILBACK
 from secondsite.server.operations.failover import FAILOVER, Failover
 from secondsite.server.operations.failoverends import (
     CHANGE_POINT,
@@ -74,6 +74,7 @@ FAILING_OVER = {
     COMPLETE: ItemOperation.COMPLETE_MIGRATION,
     FORGET: ItemOperation.FORGET,
     REPROTECT: ItemOperation.REPROTECT,
+    FAILBACK: ItemOperation.FAILBACK,
 }
 KINDS = {PAUSE: ItemOperation.PAUSE, RESUME: ItemOperation.RESUME, RESYNC: ItemOperation.RESYNC}
 
@@ -119,9 +120,8 @@ class Story(RuleBasedStateMachine):
         item = self.item()
         if item is None:
             return operation is ItemOperation.PROTECT
-        facts = ItemFacts(item.managed, item.points, item.live_job)
         with contextlib.suppress(OperationNotAllowed):
-            check_operation(item.name, item.state, facts, operation)
+            check_operation(item.name, item.state, item.facts, operation)
             return True
         return False
 
@@ -142,7 +142,14 @@ class Story(RuleBasedStateMachine):
             for gateway in self.place.gateways.values():
                 gateway.here = True
             done = self.place.run(job)
+        return self.ended(done)
+
+    def ended(self, done: records.Job) -> bool:
+        """Whether it came to a good end; shown where the walk goes wrong later."""
         self.seen.add(done.state.value)
+        code = done.error.code if done.error is not None else ""
+        assert code != "job.step-broken", done
+        print(f"{done.title}: {done.state.value} {code}".rstrip())
         return done.state is JobState.SUCCEEDED
 
     def _ended_or_copies(self, job: records.Job) -> bool:
