@@ -2,10 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, TypeVar
+
+import pytest
 
 from support.circle import CircleFabric
-from support.joined import A, Joined, free_port
+from support.databases import Databases
+from support.joined import A, Joined, free_port, hurry
+
+P = TypeVar("P", bound="JoinedCircle")
 
 
 class JoinedCircle(Joined):
@@ -35,3 +45,25 @@ class JoinedCircle(Joined):
         found = self.fabrics[name]
         assert isinstance(found, CircleFabric)
         return found
+
+
+@contextlib.contextmanager
+def running(
+    kind: type[P], names: tuple[str, ...], databases: Databases, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[P]:
+    """A server on SQLite and gateways with these names, started in that order."""
+    hurry(monkeypatch)
+    with tempfile.TemporaryDirectory(prefix="jc") as name, databases.ready("sqlite") as url:
+        root = Path(name)  # short: sockets lie below it
+        fabrics: dict[str, Any] = {one: CircleFabric(root / f"images-{one}") for one in names}
+        made = kind(root, url, free_port(), fabrics=fabrics)
+        made.start_server()
+        try:
+            made.enrol()
+            for one in names:
+                made.start(one)
+            yield made
+        finally:
+            for one in list(made.gateways):
+                made.stop(one)
+            made.stop_server()

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,10 +10,9 @@ import pytest
 from secondsite.base.units import MIB
 from secondsite.model import confirmations
 from secondsite.model.ids import MachineId
-from support.circle import CircleFabric
 from support.databases import Databases
-from support.joined import ITEMS, A, B, free_port, hurry
-from support.joined_circle import JoinedCircle
+from support.joined import ITEMS, A, B
+from support.joined_circle import JoinedCircle, running
 from support.until import until
 
 KEPT = confirmations.kept("shop")
@@ -23,21 +20,8 @@ KEPT = confirmations.kept("shop")
 
 @pytest.fixture
 def place(databases: Databases, monkeypatch: pytest.MonkeyPatch) -> Iterator[JoinedCircle]:
-    hurry(monkeypatch)
-    with tempfile.TemporaryDirectory(prefix="ja") as name, databases.ready("sqlite") as url:
-        root = Path(name)  # short: sockets lie below it
-        fabrics: dict[str, Any] = {one: CircleFabric(root / f"images-{one}") for one in (A, B)}
-        made = JoinedCircle(root, url, free_port(), fabrics=fabrics)
-        made.start_server()
-        try:
-            made.enrol()
-            for one in (B, A):
-                made.start(one)
-            yield made
-        finally:
-            for one in list(made.gateways):
-                made.stop(one)
-            made.stop_server()
+    with running(JoinedCircle, (B, A), databases, monkeypatch) as made:
+        yield made
 
 
 @pytest.fixture

@@ -7,9 +7,7 @@ there onto the disks it left at B. Whenever A returns meanwhile, as it was when 
 from __future__ import annotations
 
 import shutil
-import tempfile
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -26,10 +24,9 @@ from secondsite.model import confirmations, reversals
 from secondsite.model.failover import FAILOVER, REVERSE, HeldState
 from secondsite.model.ids import MachineId
 from secondsite.model.points import Claim
-from support.circle import CircleFabric
 from support.databases import Databases
-from support.joined import ITEMS, A, B, free_port, hurry
-from support.joined_circle import JoinedCircle
+from support.joined import ITEMS, A, B, free_port
+from support.joined_circle import JoinedCircle, running
 from support.until import until
 
 C = "gateway-c"
@@ -93,21 +90,8 @@ class ThreePlaces(JoinedCircle):
 
 @pytest.fixture
 def place(databases: Databases, monkeypatch: pytest.MonkeyPatch) -> Iterator[ThreePlaces]:
-    hurry(monkeypatch)
-    with tempfile.TemporaryDirectory(prefix="tp") as name, databases.ready("sqlite") as url:
-        root = Path(name)  # short: sockets lie below it
-        fabrics: dict[str, Any] = {one: CircleFabric(root / f"images-{one}") for one in (A, B, C)}
-        made = ThreePlaces(root, url, free_port(), fabrics=fabrics)
-        made.start_server()
-        try:
-            made.enrol()
-            for one in (B, C, A):
-                made.start(one)
-            yield made
-        finally:
-            for one in list(made.gateways):
-                made.stop(one)
-            made.stop_server()
+    with running(ThreePlaces, (B, C, A), databases, monkeypatch) as made:
+        yield made
 
 
 def succeeded(job: dict[str, Any]) -> dict[str, Any]:

@@ -13,6 +13,15 @@ from support.circle_site import A, B, C, Site
 from support.circle_twin import CircleTwin, circle_twin
 
 
+def three(twin: CircleTwin) -> tuple[Site, Site, Site]:
+    """The first site, where it is protected to, and the third."""
+    a = twin.sites[A]
+    b = a.target
+    assert b is not None, "it is protected from the beginning"
+    [c] = [other for other in twin.others(a) if other is not b]
+    return a, b, c
+
+
 def over(twin: CircleTwin, source: Site, target: Site) -> None:
     """Protected, taken over and committed; the source is held."""
     source.protects = None
@@ -68,10 +77,7 @@ def test_a_stop_of_before_lets_no_held_machine_run_whoever_its_target_is_now() -
 def test_what_is_held_makes_no_points_at_another_place_either() -> None:
     """A server restored from a backup of before wants the machine protected from where it is held now."""
     with circle_twin() as twin:
-        a = twin.sites[A]
-        b = a.target
-        assert b is not None, "it is protected from the beginning"
-        [c] = [other for other in twin.others(a) if other is not b]
+        a, b, c = three(twin)
         over(twin, a, b)
         a.protects = None
         twin._protect_to(a, c)
@@ -88,10 +94,7 @@ def test_what_is_held_makes_no_points_at_another_place_either() -> None:
 def test_reversals_taken_back_hold_nobody_who_took_the_machine_over_later(times: int) -> None:
     """Each raises the epoch of its store, and none says more about who has the machine than the first."""
     with circle_twin() as twin:
-        a = twin.sites[A]
-        b = a.target
-        assert b is not None, "it is protected from the beginning"
-        [c] = [other for other in twin.others(a) if other is not b]
+        a, b, c = three(twin)
         over(twin, a, b)
         for source, target in ((a, b), (b, a)):  # home, and away once more
             twin.reverse(source)
