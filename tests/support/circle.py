@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import json
-import os
 import secrets
-import signal
 import socket
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
@@ -41,6 +38,7 @@ from secondsite.model.ids import DiskId, MachineId
 from secondsite.model.machines import Machine, PowerState
 from secondsite.model.reversals import reversed_onto
 from secondsite.nbd.client import NbdClient
+from support.exports import end_exports
 from support.gateway_pair import A, B, Pair
 from support.until import until
 
@@ -302,6 +300,4 @@ def circle() -> Iterator[Circle]:
         finally:
             for site in (A, B):
                 made.stop(site)
-            for run in Path(name).glob("*/state/exports/*/run.json"):
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(json.loads(run.read_text())["process"], signal.SIGTERM)
+            end_exports(Path(name))

@@ -24,6 +24,7 @@ from secondsite.gateway.uplink.enrolclient import Way
 from secondsite.journal.keys import VaultKey
 from secondsite.server.config import Listen, ServerConfig
 from secondsite.server.main import Server
+from support.exports import end_exports
 from support.server import Caller, cheap_passwords, owner, tls_caller, trusting
 from support.until import until
 
@@ -204,3 +205,4 @@ def joined(database_url: str, root: Path, clock: Clock | None = None) -> Iterato
         for name in list(made.gateways):
             made.stop(name)
         made.stop_server()
+        end_exports(root)

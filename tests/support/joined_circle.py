@@ -13,6 +13,7 @@ import pytest
 
 from support.circle import CircleFabric
 from support.databases import Databases
+from support.exports import end_exports
 from support.joined import A, Joined, free_port, hurry
 
 P = TypeVar("P", bound="JoinedCircle")
@@ -67,3 +68,4 @@ def running(
             for one in list(made.gateways):
                 made.stop(one)
             made.stop_server()
+            end_exports(root)

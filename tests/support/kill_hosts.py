@@ -6,9 +6,7 @@ the site, whether it runs, and whose the machine was by then, as the store said.
 
 from __future__ import annotations
 
-import contextlib
 import json
-import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -159,10 +157,3 @@ class TargetHost(FileFabric):
         super().remove_recovered(recovered)
         if there:
             self._log.note("B", runs=False)
-
-
-def end_exports(directory: Path) -> None:
-    """End the processes that serve points below a gateway's state, as they outlive it."""
-    for run in directory.glob("exports/*/run.json"):
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(json.loads(run.read_text())["process"], 15)

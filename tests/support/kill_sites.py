@@ -23,11 +23,12 @@ from secondsite.journal.keys import KeyRing
 from secondsite.journal.store_local import LocalStore
 from secondsite.journal.view import open_view
 from secondsite.model.ids import MachineId
+from support.exports import end_exports
 from support.file_fabric import FileFabric
 from support.forked import Forked, forked_gateway
 from support.gateway_pair import A, B, Pair
 from support.guest_log import DISKS, MACHINE, GuestLog, contents_at, positions_of
-from support.kill_hosts import Ran, RunLog, end_exports
+from support.kill_hosts import Ran, RunLog
 from support.until import until
 
 T = TypeVar("T")
@@ -231,7 +232,7 @@ class KillSites:
         for process in self.processes.values():
             process.kill()
             process.wait()
-        end_exports(self.root / B / "state")
+        end_exports(self.root)
         self.guest.close()
 
 

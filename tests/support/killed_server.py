@@ -11,7 +11,6 @@ import contextlib
 import functools
 import http.client
 import json
-import os
 import shutil
 import signal
 import subprocess
@@ -45,6 +44,7 @@ from secondsite.transfer.calls import Answer, Call
 from support.balancer import Balancer
 from support.circle import CircleFabric
 from support.control import command_environment
+from support.exports import end_exports
 from support.joined import GATEWAYS_OFTEN, ITEMS, A, B, free_port
 from support.joined_circle import JoinedCircle
 from support.server import Answer as ApiAnswer
@@ -346,7 +346,7 @@ def _killed_server(
         for name, value in often.items():
             stack.enter_context(mock.patch(name, value))
         stack.enter_context(mock.patch.object(serverparts, "over_socket", watched))
-        stack.callback(_end_exports, root)
+        stack.callback(end_exports, root)
         _enrol(made)
         stack.callback(made.end_processes)
         made.start_processes()
@@ -377,9 +377,3 @@ def _enrol(made: KilledServer) -> None:
 def _stop_gateways(made: KilledServer) -> None:
     for name in list(made.gateways):
         made.stop(name)
-
-
-def _end_exports(root: Path) -> None:
-    for run in root.glob("*/state/exports/*/run.json"):
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(json.loads(run.read_text())["process"], signal.SIGTERM)

@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import json
-import os
-import signal
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,12 +16,12 @@ from secondsite.gateway.failover import fencing
 from secondsite.gateway.main import Gateway
 from secondsite.gateway.messages.failover import FailoverStatus, StartFailover
 from secondsite.gateway.messages.gateway import ProtectionState
-from secondsite.gateway.recovery.exportdir import is_served
 from secondsite.journal.chain import Journal
 from secondsite.journal.store_local import LocalStore
 from secondsite.model.failover import FailoverState, HeldState
 from secondsite.model.ids import MachineId
 from secondsite.nbd.client import NbdClient
+from support.exports import end_exports
 from support.gateway_pair import A, B, Pair
 from support.until import until
 
@@ -63,10 +59,7 @@ class Two:
 
     def end_exports(self) -> None:
         """End the processes that serve points at B, as a restart of its host does."""
-        for run in (self.pair.root / B / "state" / "exports").glob("*/run.json"):
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(json.loads(run.read_text())["process"], signal.SIGTERM)
-            until(lambda directory=run.parent: not is_served(directory), "the end of an export")  # type: ignore[misc]
+        end_exports(self.pair.root)
 
     def at_a(self) -> FailoverClient:
         return FailoverClient(self.pair.root / A / "c.sock")
