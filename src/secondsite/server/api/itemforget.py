@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Annotated
 
 from fastapi import APIRouter
 from pydantic import Field
-from sqlalchemy.engine import Connection
 from starlette.responses import Response
 
 from secondsite.model import confirmations
-from secondsite.model.items import ItemOperation, check_operation
+from secondsite.model.items import ItemOperation
 from secondsite.server.api.access import TheActor, TheServices
 from secondsite.server.api.itemends import reachable_of
-from secondsite.server.api.items import PATH_ITEMS, Disabler, ThePlace, start_job
+from secondsite.server.api.items import PATH_ITEMS, Disabler, ThePlace, checked, start_job
 from secondsite.server.api.jobs import ACCEPTED, JobView
 from secondsite.server.api.schemas import Model
 from secondsite.server.items.records import job_input
@@ -55,10 +53,5 @@ def forget_item(  # noqa: PLR0917 - called by name, by the framework
     confirmations.require(found.name, body.confirm, confirmations.forgotten(found.name), UNKNOWN_THERE)
     given = Forget(**job_input(found, actor.name), confirm=body.confirm)
     reachable = bool(reachable_of(services, [found]))
-
-    def check(connection: Connection) -> None:
-        item = place.find(services, connection)
-        facts = replace(item.facts, reachable=reachable)
-        check_operation(item.name, item.state, facts, ItemOperation.FORGET)
-
+    check = checked(services, place, ItemOperation.FORGET, reachable=reachable)
     return start_job(services, actor, response, FORGET, given, Operation.ITEM_DISABLE, check)

@@ -371,13 +371,16 @@ def _mapping(body: dict[str, Any]) -> str:
     return WantedMapping.model_validate(body).model_dump_json(by_alias=True)
 
 
-def checked(services: Services, place: Place, *operations: ItemOperation) -> Callable[[Connection], None]:
-    """Refuses what the item's state does not allow, naming what it does."""
+def checked(
+    services: Services, place: Place, *operations: ItemOperation, reachable: bool = False
+) -> Callable[[Connection], None]:
+    """Refuses what the item's state does not allow, naming what it does. reachable: see `ItemFacts`."""
 
     def check(connection: Connection) -> None:
         found = place.find(services, connection)
+        facts = replace(found.facts, reachable=reachable)
         for operation in operations:
-            check_operation(found.name, found.state, found.facts, operation)
+            check_operation(found.name, found.state, facts, operation)
 
     return check
 
