@@ -70,8 +70,9 @@ def release_held_machine(  # noqa: PLR0917 - called by name, by the framework
     response: Response,
 ) -> JobView:
     """Let a held machine run again at its source, although another site is its authority."""
-    given = _given(services, place, actor, body.confirm)
-    return _decide(services, actor, response, place, RELEASE, given)
+    given, held = _given(services, place, actor, body)
+    check = checked(services, place, ItemOperation.HELD_RELEASE)
+    return _decide(services, actor, response, RELEASE, given, held, check)
 
 
 @router.post(PATH_ITEMS + "/{item}/heldDiscard", status_code=202, responses=ACCEPTED)
@@ -84,30 +85,24 @@ def discard_held_machine(  # noqa: PLR0917 - called by name, by the framework
     response: Response,
 ) -> JobView:
     """Shut a held machine off for good: what it wrote after its last point is not needed."""
-    given = _given(services, place, actor, body.confirm, body.remove)
-    if body.provider is not None:
-        given = _at(services, place, given, body.provider)
-    return _decide(services, actor, response, place, DISCARD, given)
+    given, held = _given(services, place, actor, body, gateway=body.provider or "")
+    given = structs.replace(given, remove=body.remove)
+    check = _checked_there(given) if given.gateway else checked(services, place, ItemOperation.HELD_DISCARD)
+    return _decide(services, actor, response, DISCARD, given, held, check)
 
 
-def _given(services: Services, place: Place, actor: Actor, confirm: str, remove: str = "nothing") -> Decide:
-    found = place.read(services)
-    epoch = found.held.epoch if found.held is not None else 0
-    return Decide(**job_input(found, actor.name), epoch=epoch, confirm=confirm, remove=remove)
-
-
-def _at(services: Services, place: Place, given: Decide, gateway: str) -> Decide:
-    """Of a copy that another gateway than the item's source may hold. Raises NotHeld."""
-    given = structs.replace(given, gateway=gateway)
-    return structs.replace(given, epoch=_told(services, place, given).epoch)
-
-
-def _told(services: Services, place: Place, given: Decide) -> HeldReport:
+def _given(
+    services: Services, place: Place, actor: Actor, body: ConfirmBody, gateway: str = ""
+) -> tuple[Decide, HeldReport | None]:
+    """What the job is given, and what is held: at the item's source, or at a gateway. Raises NotHeld."""
     with services.database.read() as connection:
-        told = held_at(connection, place.vault_id, given.gateway, given.machine)
-    if told is None:
-        raise NotHeld(name=given.name, gateway=given.gateway)
-    return told
+        found = place.find(services, connection)
+        held = held_at(connection, place.vault_id, gateway, found.machine) if gateway else found.held
+    if gateway and held is None:
+        raise NotHeld(name=found.name, gateway=gateway)
+    epoch = held.epoch if held is not None else 0
+    asked = job_input(found, actor.name)
+    return Decide(**asked, epoch=epoch, confirm=body.confirm, gateway=gateway), held
 
 
 def _checked_there(given: Decide) -> Callable[[Connection], None]:
@@ -122,11 +117,14 @@ def _checked_there(given: Decide) -> Callable[[Connection], None]:
 
 
 def _decide(  # noqa: PLR0917 - each from the route that calls it
-    services: Services, actor: Actor, response: Response, place: Place, kind: str, given: Decide
+    services: Services,
+    actor: Actor,
+    response: Response,
+    kind: str,
+    given: Decide,
+    held: HeldReport | None,
+    check: Callable[[Connection], None],
 ) -> JobView:
-    asked = ItemOperation.HELD_RELEASE if kind == RELEASE else ItemOperation.HELD_DISCARD
-    held = _told(services, place, given) if given.gateway else place.read(services).held
     if held is not None:
         confirm_decision(given, held, kind)
-    check = _checked_there(given) if given.gateway else checked(services, place, asked)
     return start_job(services, actor, response, kind, given, Operation.ITEM_FAILOVER, check)
