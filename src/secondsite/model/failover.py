@@ -26,6 +26,8 @@ AUTHORITY = MOVED | {REVERSE, ROLL_BACK}
 # A commit that nobody watches copies no faster than this, all disks together, where its failover says nothing
 # else: as fast as it goes may take the storage away from every machine beside it, with nobody there to see.
 AUTO_COMMIT_BYTES_PER_SECOND = 100_000_000
+# A gateway's word for a machine of which it copies nothing, since another site is its authority.
+NOT_COPIED = "replicate.held"
 NOBODY = ""  # the claimant of what was deleted: whoever may write the machine may claim it
 
 

@@ -135,6 +135,7 @@ def _copies(status: ProtectionStatus) -> bool:
 
 def _protection_row(status: ProtectionStatus) -> tuple[object, ...]:
     from secondsite.cli.common.progress import describe_copy
+    from secondsite.model.failover import NOT_COPIED
 
     note = status.note
     if not note and status.first_copy is not None and _copies(status):
@@ -147,7 +148,7 @@ def _protection_row(status: ProtectionStatus) -> tuple[object, ...]:
         status.peer,
         status.state.value,
         status.health.value,
-        status.last_point or (UNKNOWN if status.code == "replicate.held" else "none"),
+        status.last_point or (UNKNOWN if status.code == NOT_COPIED else "none"),
         _rpo(status.rpo_seconds),
         format_seconds(status.copy_frequency_seconds),
         format_bytes(status.total_changed_bytes),

@@ -28,8 +28,9 @@ from secondsite.gateway.source.orders import CaptureRests, Orders
 from secondsite.gateway.source.pace import Pace, Policy
 from secondsite.gateway.source.resync import come_to_terms
 from secondsite.gateway.source.seedexport import SeedExport
-from secondsite.gateway.source.status import HELD, Board
+from secondsite.gateway.source.status import Board
 from secondsite.gateway.source.wishes import PointNotTaken, Wishes
+from secondsite.model.failover import NOT_COPIED
 from secondsite.model.ids import KeyId
 from secondsite.model.machines import PowerState
 from secondsite.model.states import ItemEvent, ItemState
@@ -331,7 +332,7 @@ class Replication:
 
     def _hold(self, claimant: str, epoch: int) -> None:
         text = f"{self._bench.name} is held: {claimant} is its writer since epoch {epoch}; a person decides"
-        self.board.warn(HELD, text, critical=True)
+        self.board.warn(NOT_COPIED, text, critical=True)
         self.board.move_if(ItemEvent.PAUSED, unless=(ItemState.PAUSED,))
         with self._changed:
             self._held = self._planned = True

@@ -14,6 +14,7 @@ from secondsite.gateway.messages.failovererrors import CannotAsk
 from secondsite.gateway.messages.gateway import FirstCopy, Health, ProtectionState, ProtectionStatus
 from secondsite.gateway.source.firstcopying import Progress
 from secondsite.model.events import EventSink, Severity
+from secondsite.model.failover import NOT_COPIED
 from secondsite.model.ids import MachineId
 from secondsite.model.points import Consistency
 from secondsite.model.states import ItemEvent, ItemState, after
@@ -25,7 +26,6 @@ RPO_GRACE_SECONDS = 10.0
 # Instants that wait for their commit, and some that were given up.
 INSTANTS_MAX = 1000
 BITMAP_MODE = "replicate.bitmap-mode"
-HELD = "replicate.held"
 CANNOT_ASK = CannotAsk.code
 _ORDER = [Health.NORMAL, Health.WARNING, Health.CRITICAL]
 
@@ -231,7 +231,7 @@ def of_another(shown: ProtectionStatus, claimant: str, epoch: int) -> Protection
     return msgspec.structs.replace(
         shown,
         health=Health.CRITICAL,
-        code=HELD,
+        code=NOT_COPIED,
         note=note,
         last_point=None,
         last_point_at=None,

@@ -10,7 +10,7 @@ import msgspec
 from sqlalchemy.engine import Connection
 
 from secondsite.base.errors import SecondsiteError
-from secondsite.model.failover import HeldState
+from secondsite.model.failover import NOT_COPIED, HeldState
 from secondsite.model.itemfailovers import STANDING, TAKEN_OVER
 from secondsite.model.items import COUNTED, ProtectedEvent, ProtectedState
 from secondsite.model.machines import Machine
@@ -48,8 +48,6 @@ from secondsite.transfer.desired import WantedMapping
 PROTECT = "item.protect"
 # its copy at that gateway is another's, until a person decides otherwise
 _ISOLATED = (HeldState.HELD.value, HeldState.REVERSED.value)
-# A gateway's word for a machine that it does not copy, since another site is its authority.
-HELD = "replicate.held"
 _FAILED = (ProtectedState.ENABLING_FAILED, ProtectedState.COPY_FAILED)
 
 
@@ -332,7 +330,7 @@ def _first_copy(tools: Tools, run: Run) -> Result:
         return Done(Protected(item=item.id, points=points))
     if item.state in STANDING | TAKEN_OVER:
         raise TakenOverMeanwhile(name=item.name, target=item.target_name, state=item.state.value)
-    if item.health_code == HELD:
+    if item.health_code == NOT_COPIED:
         why = item.health_note.rstrip(".")
         raise MachineHeld(name=item.name, gateway=item.source_name, why=why)
     return RetryAfter(LOOK_SECONDS, tell_progress(run, item, "first copy"))
