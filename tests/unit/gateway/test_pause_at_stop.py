@@ -16,7 +16,7 @@ from secondsite.gateway.source.replicate import Replication
 from secondsite.gateway.source.runtime import Protections
 from secondsite.gateway.target.receive import GatewayReceiver
 from secondsite.transfer.errors import LinkDown
-from secondsite.transfer.protocols import CommittedPoint
+from secondsite.transfer.protocols import CommittedPoint, TargetHead
 from support.gateway_pair import A
 from support.two_sites import Two, two_sites
 from support.until import until
@@ -43,7 +43,7 @@ def replication(two: Two) -> Replication:
 @contextlib.contextmanager
 def held_up(two: Two) -> Iterator[list[str]]:
     """One more instant is captured as a stop sees its last point; its commit waits until that is cleared."""
-    commit, last_head = GatewayReceiver.commit, PlannedStops._head
+    commit, look = GatewayReceiver.commit, PlannedStops._require_ours
     why: list[str] = []
     done: list[bool] = []
 
@@ -52,8 +52,9 @@ def held_up(two: Two) -> Iterator[list[str]]:
             raise LinkDown(peer=A, why=why[0])
         return commit(receiver, peer, proposal)
 
-    def head(stops: PlannedStops, machine: Any) -> CommittedPoint | None:
-        seen = last_head(stops, machine)
+    def looks(stops: PlannedStops, machine: Any, name: str) -> TargetHead:
+        head = look(stops, machine, name)
+        seen = head.point
         status = stops._read(machine)
         steps = status.steps if status is not None else ()
         if seen is not None and not done and steps and seen.asked_at >= steps[-1].started_at:
@@ -62,11 +63,11 @@ def held_up(two: Two) -> Iterator[list[str]]:
             running = replication(two)
             running.hurry()
             until(lambda: bool(running._line.pending), "another instant")
-        return seen
+        return head
 
     with (
         mock.patch.object(GatewayReceiver, "commit", commits),
-        mock.patch.object(PlannedStops, "_head", head),
+        mock.patch.object(PlannedStops, "_require_ours", looks),
         two.at_a() as client,
     ):
         client.stop_in_order("shop", STOP)

@@ -244,14 +244,18 @@ class PlannedStops:
         self._threads.wait(machine)
         return False
 
-    def _require_ours(self, machine: MachineId, name: str) -> None:
-        """Raise AlreadyTakenOver where the other site has claimed it; what the link raises, if it is cut."""
+    def _require_ours(self, machine: MachineId, name: str) -> TargetHead:
+        """Where its journal stands.
+
+        Raises AlreadyTakenOver where the other site has claimed it; what the link raises, if it is cut.
+        """
         self._require_not_held(machine)
         head = self._target(machine)
         if head.claimant not in (None, self._us):
             raise AlreadyTakenOver(
                 machine=name, claimant=head.claimant, epoch=head.epoch, claimed_at="see its record"
             )
+        return head
 
     def _require_not_held(self, machine: MachineId) -> None:
         """Raise AlreadyTakenOver also where a site claimed it that is not its target any more."""
@@ -351,8 +355,7 @@ class PlannedStops:
         """
         while not self._stop.is_set():
             try:
-                self._require_ours(machine, self.get(machine).name)
-                found = self._head(machine)
+                found = self._require_ours(machine, self.get(machine).name).point
             except AlreadyTakenOver:
                 raise
             except SecondsiteError as error:
