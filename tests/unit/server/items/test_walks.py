@@ -340,7 +340,7 @@ PLANTED: dict[str, tuple[str, int, dict[str, object]]] = {
     "a copy that lost the machine is waited for": (
         "kept and ended",
         0,
-        {"operations.protect.held_at": lambda *_: None, "operations.protect.HELD": "-"},
+        {"operations.protect.held_at": lambda *_: None, "operations.protect.NOT_COPIED": "-"},
     ),
     "an end that is called off stays half done": (
         "committed",
